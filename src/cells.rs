@@ -1,0 +1,455 @@
+//! Op cells and claim cells: what a running operation says about itself, so that others can judge
+//! what is left of it if it dies.
+//!
+//! **Op cell** `{state 3, run 7, place 16, sequence 38}` and an operand. The sequence rises with
+//! every change, over all owners, and is never reset.
+//!
+//! - A sender says RESERVING(place) before it adds to a cursor and HOLDS(offset, run) before it
+//!   writes; IDLE after it committed. Between RESERVING and IDLE there is no wait, allocation or
+//!   call into foreign code.
+//! - **Invariant (hole).** An index below a page's count whose slot is untouched belongs to a cell
+//!   that was RESERVING that place when the count was read and has not changed since, or that HOLDS
+//!   it, or to nobody who can still write. [`OpCells::nobody_holds`] proves the last.
+//! - Who changes a cursor word by compare-and-swap says TURNING(page number) first.
+//!
+//! **Claim cell** `{epoch 32, attempts 12, owner 16, kind 1, state 3}`, the offset, the time taken.
+//! FREE -> TAKEN -> INTENT -> HELD -> DONE -> FREE, or HELD -> RETURNED -> HELD. Every INTENT and
+//! every taking of a RETURNED cell has a new epoch. The operands are stored only by the owner, and
+//! only while the cell is TAKEN.
+//!
+//! - **Invariant (claim).** An INTENT is a claim if and only if the group's cursor in its offset's
+//!   page names the cell and stands above that index. Whoever moves that cursor on first makes
+//!   such an INTENT HELD, so that no claim is ever anonymous.
+//! - HELD(epoch) is left by one compare-and-swap, and only one wins: DONE, RETURNED, or FREE.
+#![forbid(unsafe_code)]
+
+use crate::layout::{GroupCursor, Memory, OP_BLOCK};
+use crate::sync::{AtomicU64, Ordering, PATIENCE, fence, pause};
+use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+
+/// Who is alive. The kernel knows, by the lock bytes; a model decides it itself.
+pub trait Liveness: Sync {
+    /// Whether this incarnation of an open has ended without cleaning up. Asked of one's own open,
+    /// the answer is no.
+    fn is_dead(&self, open: usize, incarnation: u32) -> bool;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+enum Op {
+    Idle = 0,
+    Reserving = 1,
+    Holds = 2,
+    Turning = 3,
+    Taken = 4,
+}
+
+const OP_STATE: u64 = 7;
+const OP_RUN: u32 = 3;
+const OP_PLACE: u32 = 10;
+const OP_SEQ: u32 = 26;
+
+fn op_word(before: u64, state: Op, run: usize, place: usize) -> u64 {
+    let seq = (before >> OP_SEQ).wrapping_add(1);
+    seq << OP_SEQ | (place as u64) << OP_PLACE | (run as u64) << OP_RUN | state as u64
+}
+
+fn is(word: u64, state: Op) -> bool {
+    word & OP_STATE == state as u64
+}
+
+/// An op cell in use. Dropped, it is idle again.
+#[derive(Debug)]
+pub struct OpCell<'a> {
+    word: &'a AtomicU64,
+    operand: &'a AtomicU64,
+    value: u64,
+}
+
+impl<'a> OpCell<'a> {
+    fn take(mem: Memory<'a>, cell: usize, state: Op, place: usize) -> Option<Self> {
+        let (word, operand) = mem.op_cell(cell);
+        let idle = word.load(Relaxed);
+        if !is(idle, Op::Idle) {
+            return None;
+        }
+        let value = op_word(idle, state, 0, place);
+        // ORDER[announce] Release, by way of the add to the cursor that follows: who reads a count
+        // that the add raised sees this cell RESERVING or later. Acquire: after the owner before.
+        word.compare_exchange(idle, value, AcqRel, Relaxed).ok()?;
+        Some(Self { word, operand, value })
+    }
+
+    /// Says that this sender will add to the cursor of the page at `place`.
+    pub fn reserving(mem: Memory<'a>, cell: usize, place: usize) -> Option<Self> {
+        Self::take(mem, cell, Op::Reserving, place)
+    }
+
+    /// Takes a cell for turning pages.
+    pub fn taken(mem: Memory<'a>, cell: usize) -> Option<Self> {
+        Self::take(mem, cell, Op::Taken, 0)
+    }
+
+    /// Makes the cell of an owner that is dead, or that has ended, idle.
+    pub fn clear(mem: Memory<'a>, cell: usize) {
+        let (word, _) = mem.op_cell(cell);
+        let seen = word.load(Acquire);
+        if !is(seen, Op::Idle) {
+            let _ = word.compare_exchange(seen, op_word(seen, Op::Idle, 0, 0), AcqRel, Relaxed);
+        }
+    }
+
+    fn set(&mut self, state: Op, run: usize) {
+        self.value = op_word(self.value, state, run, 0);
+        // ORDER[cell] Release: the operand, and that RESERVING ended here, with judge's Acquire.
+        self.word.store(self.value, Release);
+    }
+
+    /// Says that this sender writes `run` messages from `offset` on.
+    pub fn holds(&mut self, offset: u64, run: usize) {
+        // ORDER[operand] Release: who reads this operand also sees that the state before it ended.
+        self.operand.store(offset, Release);
+        self.set(Op::Holds, run);
+    }
+
+    /// Says that this thread may compare-and-swap the cursor word of this page; the caller reads
+    /// the word and the page number again afterwards.
+    pub fn turning(&mut self, page: u64) {
+        self.set(Op::Taken, 0);
+        self.operand.store(page, Release); // ORDER[operand]
+        self.set(Op::Turning, 0);
+        // ORDER[turning] SeqCst, with turning_before: either it sees this cell, or the words read
+        // next are those it left.
+        fence(SeqCst);
+    }
+}
+
+impl Drop for OpCell<'_> {
+    fn drop(&mut self) {
+        // SeqCst and a read-modify-write, so that the look for sleepers that follows a send comes
+        // after its commit: see ORDER[sleep] in wait.rs.
+        self.word.swap(op_word(self.value, Op::Idle, 0, 0), SeqCst);
+    }
+}
+
+/// The op cells of all opens, as their judge sees them.
+#[derive(Clone, Copy)]
+pub struct OpCells<'a> {
+    mem: Memory<'a>,
+    live: &'a dyn Liveness,
+}
+
+impl std::fmt::Debug for OpCells<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OpCells { .. }")
+    }
+}
+
+/// The owner of a block of op cells: `{incarnation 32, open + 1: 32}`, 0 for nobody.
+pub fn block_owner(open: usize, incarnation: u32) -> u64 {
+    u64::from(incarnation) << 32 | (open as u64 + 1)
+}
+
+impl<'a> OpCells<'a> {
+    /// The cells of these words.
+    pub fn new(mem: Memory<'a>, live: &'a dyn Liveness) -> Self {
+        Self { mem, live }
+    }
+
+    fn in_use(self) -> impl Iterator<Item = usize> + 'a {
+        let blocks = self.mem.layout.geometry.max_op_cells / OP_BLOCK;
+        let used = (0..blocks).filter(move |&b| self.mem.op_block(b).load(Acquire) != 0);
+        used.flat_map(|b| b * OP_BLOCK..(b + 1) * OP_BLOCK)
+    }
+
+    fn owner_is_dead(self, cell: usize) -> bool {
+        let block = self.mem.op_block(cell / OP_BLOCK);
+        let owner = block.load(Acquire);
+        owner == 0
+            || self.live.is_dead((owner as u32 - 1) as usize, (owner >> 32) as u32)
+                && block.load(Acquire) == owner
+    }
+
+    /// Whether nobody can still write at `offset`, whose slot was seen untouched below the count
+    /// of the page at `place`. False means: not proved yet.
+    ///
+    /// The order of the steps is the proof. The cells that are RESERVING the place now are the only
+    /// ones that can hold the index without saying so; once each of them has changed or is dead,
+    /// who holds it says HOLDS. Whether an owner is dead is asked after the hole was seen.
+    pub fn nobody_holds(self, place: usize, offset: u64) -> bool {
+        for cell in self.in_use() {
+            let (word, _) = self.mem.op_cell(cell);
+            // ORDER[announce] Acquire was the caller's load of the count; ORDER[cell] Acquire here.
+            let seen = word.load(Acquire);
+            if is(seen, Op::Reserving) && (seen >> OP_PLACE & 0xffff) as usize == place {
+                let changed = (0..PATIENCE).any(|_| {
+                    pause();
+                    word.load(Acquire) != seen
+                });
+                if !changed && !self.owner_is_dead(cell) {
+                    return false;
+                }
+            }
+        }
+        !self.in_use().any(|cell| self.holds(cell, offset) && !self.owner_is_dead(cell))
+    }
+
+    fn holds(self, cell: usize, offset: u64) -> bool {
+        let (word, operand) = self.mem.op_cell(cell);
+        let seen = word.load(Acquire); // ORDER[cell]
+        if !is(seen, Op::Holds) {
+            return false;
+        }
+        let first = operand.load(Acquire); // ORDER[operand]
+        // A cell that changed meanwhile has committed what it held, or been cleaned after its death:
+        // either way the caller's compare-and-swap of the slot decides.
+        word.load(Acquire) == seen && (first..first + (seen >> OP_RUN & 0x7f)).contains(&offset)
+    }
+
+    /// Whether somebody alive may still swap the cursor word of an earlier page at this place.
+    pub fn turning_before(self, place: usize, page: u64) -> bool {
+        fence(SeqCst); // ORDER[turning]
+        self.in_use().any(|cell| {
+            let (word, operand) = self.mem.op_cell(cell);
+            let seen = word.load(Acquire);
+            if !is(seen, Op::Turning) {
+                return false;
+            }
+            let other = operand.load(Acquire);
+            word.load(Acquire) == seen
+                && other < page
+                && self.mem.layout.place(other) == place
+                && !self.owner_is_dead(cell)
+        })
+    }
+}
+
+/// What a claim cell says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum ClaimState {
+    /// Nobody's.
+    Free = 0,
+    /// Somebody's, and it claims nothing.
+    Taken = 1,
+    /// Its owner is about to move a cursor, or just has.
+    Intent = 2,
+    /// One message, handed out.
+    Held = 3,
+    /// Finished; its ack bit may not be set yet.
+    Done = 4,
+    /// Given back: any receiver of the group may take it.
+    Returned = 5,
+}
+
+/// Whether a claim can be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Kind {
+    /// Its bytes may be in use where they lie: never, while its owner lives.
+    Message = 0,
+    /// A copy: its holder can be told that it is too late.
+    Lease = 1,
+}
+
+/// A claim cell's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimWord {
+    /// What it says.
+    pub state: ClaimState,
+    /// Whether it can be taken away.
+    pub kind: Kind,
+    /// The open that uses it.
+    pub owner: usize,
+    /// Deliveries before this one; saturating.
+    pub attempts: u32,
+    /// New with every claim.
+    pub epoch: u32,
+}
+
+impl ClaimWord {
+    const MAX_ATTEMPTS: u32 = (1 << 12) - 1;
+
+    /// Reads the word.
+    pub fn of(word: u64) -> Self {
+        let state = match word & 7 {
+            1 => ClaimState::Taken,
+            2 => ClaimState::Intent,
+            3 => ClaimState::Held,
+            4 => ClaimState::Done,
+            5 => ClaimState::Returned,
+            _ => ClaimState::Free,
+        };
+        Self {
+            state,
+            kind: if word >> 3 & 1 == 0 { Kind::Message } else { Kind::Lease },
+            owner: (word >> 4 & 0xffff) as usize,
+            attempts: (word >> 20 & 0xfff) as u32,
+            epoch: (word >> 32) as u32,
+        }
+    }
+
+    /// Writes the word.
+    pub fn word(self) -> u64 {
+        u64::from(self.epoch) << 32
+            | u64::from(self.attempts) << 20
+            | (self.owner as u64) << 4
+            | (self.kind as u64) << 3
+            | self.state as u64
+    }
+
+    fn to(self, state: ClaimState) -> Self {
+        Self { state, ..self }
+    }
+
+    fn free(self) -> Self {
+        Self { state: ClaimState::Free, kind: Kind::Message, owner: 0, attempts: 0, epoch: self.epoch }
+    }
+
+    fn returned(self) -> Self {
+        Self {
+            state: ClaimState::Returned,
+            owner: 0,
+            attempts: (self.attempts + 1).min(Self::MAX_ATTEMPTS),
+            epoch: self.epoch.wrapping_add(1),
+            ..self
+        }
+    }
+}
+
+/// One claim cell.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimCell<'a> {
+    word: &'a AtomicU64,
+    offset: &'a AtomicU64,
+    taken_at: &'a AtomicU64,
+}
+
+impl<'a> ClaimCell<'a> {
+    /// The cell at this number.
+    #[inline]
+    pub fn new(mem: Memory<'a>, group: usize, cell: usize) -> Self {
+        let [word, offset, taken_at] = mem.claim_cell(group, cell);
+        Self { word, offset, taken_at }
+    }
+
+    /// What it says now.
+    #[inline]
+    pub fn load(self) -> ClaimWord {
+        ClaimWord::of(self.word.load(Acquire)) // ORDER[claim cell]
+    }
+
+    /// What it says, and of which offset; nothing if it changed while it was read.
+    pub fn read(self) -> Option<(ClaimWord, u64)> {
+        let seen = self.word.load(Acquire); // ORDER[claim cell]
+        let offset = self.offset.load(Acquire); // ORDER[operand]
+        (self.word.load(Acquire) == seen).then(|| (ClaimWord::of(seen), offset))
+    }
+
+    /// One transition; false if somebody else made another first.
+    fn change(self, from: ClaimWord, to: ClaimWord) -> bool {
+        // ORDER[claim cell] AcqRel: what the holder did before it let go happens before what the
+        // next one does. SeqCst: a return against the closing of a cursor, see group.rs.
+        self.word.compare_exchange(from.word(), to.word(), SeqCst, Acquire).is_ok()
+    }
+
+    /// FREE -> TAKEN, by `owner`.
+    pub fn take(self, owner: usize, kind: Kind) -> Option<ClaimWord> {
+        let free = self.load();
+        if free.state != ClaimState::Free {
+            return None;
+        }
+        let epoch = free.epoch.wrapping_add(1);
+        let taken = ClaimWord { state: ClaimState::Taken, kind, owner, attempts: 0, epoch };
+        self.change(free, taken).then_some(taken)
+    }
+
+    /// TAKEN or an INTENT that came to nothing -> INTENT of `offset`. The owner's own stores.
+    #[inline]
+    pub fn intend(self, mine: ClaimWord, offset: u64, now: u64) -> ClaimWord {
+        let mut taken = mine.to(ClaimState::Taken);
+        if mine.state == ClaimState::Intent {
+            taken.epoch = mine.epoch.wrapping_add(1);
+            self.word.store(taken.word(), Release);
+        }
+        self.offset.store(offset, Release); // ORDER[operand]: who reads it sees TAKEN before it
+        self.taken_at.store(now, Relaxed); // only compared with clocks
+        let intent = taken.to(ClaimState::Intent);
+        self.word.store(intent.word(), Release); // ORDER[claim cell]
+        intent
+    }
+
+    /// INTENT -> HELD, by its owner or by a helper: true if it is held under this epoch now.
+    #[inline]
+    pub fn hold(self, intent: ClaimWord) -> bool {
+        let held = intent.to(ClaimState::Held);
+        self.change(intent, held) || self.load() == held
+    }
+
+    /// HELD -> DONE: false if it was taken away.
+    pub fn finish(self, held: ClaimWord) -> bool {
+        self.change(held, held.to(ClaimState::Done))
+    }
+
+    /// HELD -> RETURNED, and the word that says so: nothing if it was taken away.
+    pub fn give_back(self, held: ClaimWord) -> Option<ClaimWord> {
+        self.change(held, held.returned()).then(|| held.returned())
+    }
+
+    /// From exactly `from` -> FREE: false if it had changed.
+    pub fn free(self, from: ClaimWord) -> bool {
+        self.change(from, from.free())
+    }
+
+    /// RETURNED -> HELD by `owner`.
+    pub fn retake(self, returned: ClaimWord, owner: usize, kind: Kind, now: u64) -> Option<ClaimWord> {
+        let epoch = returned.epoch.wrapping_add(1);
+        let held = ClaimWord { state: ClaimState::Held, kind, owner, attempts: returned.attempts, epoch };
+        let won = self.change(returned, held);
+        if won {
+            self.taken_at.store(now, Relaxed); // only compared with clocks
+        }
+        won.then_some(held)
+    }
+
+    /// Makes the INTENT of the claimer that `cursor` names HELD, if it is a claim in `page`.
+    #[inline]
+    pub fn complete(self, page: u64, cursor: GroupCursor) {
+        if self.load().state != ClaimState::Intent {
+            return;
+        }
+        if let Some((intent, offset)) = self.read()
+            && intent.state == ClaimState::Intent
+            && is_claim(offset, page, cursor)
+        {
+            self.change(intent, intent.to(ClaimState::Held));
+        }
+    }
+
+    /// What a dead owner left, cleaned: HELD is given back, an INTENT only if `named` says that it
+    /// is a claim; the rest is freed. True if something was given back.
+    pub fn reap(self, owner: usize, named: impl Fn(u64) -> bool, done: impl Fn(u64) -> bool) -> bool {
+        loop {
+            let Some((word, offset)) = self.read() else { continue };
+            if word.owner != owner {
+                return false;
+            }
+            let (to, back) = match word.state {
+                ClaimState::Free | ClaimState::Returned | ClaimState::Done => return false,
+                ClaimState::Held if done(offset) => (word.free(), false),
+                ClaimState::Held => (word.returned(), true),
+                ClaimState::Intent if named(offset) => (word.to(ClaimState::Held), false),
+                ClaimState::Intent | ClaimState::Taken => (word.free(), false),
+            };
+            if self.change(word, to) && to.state != ClaimState::Held {
+                return back;
+            }
+        }
+    }
+}
+
+/// Whether an INTENT of `offset` by the cell that `cursor` names is a claim in `page`.
+pub fn is_claim(offset: u64, page: u64, cursor: GroupCursor) -> bool {
+    let offset = crate::Offset::from_u64(offset);
+    offset.page() == page && (offset.index() as usize) < cursor.index
+}

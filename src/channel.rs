@@ -1,0 +1,343 @@
+//! The handle behind senders and receivers.
+#![forbid(unsafe_code)]
+
+use crate::file::OpenFile;
+use crate::group::{Group, NotCreated};
+use crate::layout::MAX_GROUP_NAME;
+use crate::opens::OpenId;
+use crate::shared::Root;
+use crate::{
+    GroupName, Offset, OpenError, Options, Overflow, Receiver, RemoveGroupError, Sender, Start, SubscribeError,
+};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Runs something that may wait for the disk on another thread.
+pub(crate) async fn off_thread<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    let run = move || drop(tx.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(f))));
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(run)),
+        // Another executor, or none: a thread for this once.
+        Err(_) => drop(std::thread::spawn(run)),
+    }
+    match rx.await {
+        Ok(Ok(out)) => out,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        // Only a runtime that is being shut down drops the work; it polls this no more.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// An open channel: makes senders and receivers, and tells how it stands.
+///
+/// A `Channel` keeps receivers waiting: as long as one is alive, senders may come.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("orders.chan");
+/// let channel = disk_chan::Options::new().page_size(1 << 20).max_pages(4).blocking_open(&path)?;
+/// let mut billing = channel.blocking_subscribe("billing")?;
+/// channel.sender().blocking_send(b"hello")?;
+/// assert_eq!(&*billing.blocking_recv()?, b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Channel {
+    root: Arc<Root>,
+}
+
+/// How a group stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupStats {
+    /// Its name.
+    pub name: GroupName,
+    /// Messages in the ring that it is not done with.
+    pub lag: u64,
+    /// Messages handed out and not done.
+    pub held: usize,
+    /// Messages given back and not handed out again.
+    pub returned: usize,
+    /// Messages dropped before it had them.
+    pub lagged: u64,
+    /// Messages passed over because they did not verify, in pages that were used again since.
+    pub damaged: u64,
+    /// Messages given back after their page had gone.
+    pub gone: u64,
+    /// Messages handed out again.
+    pub redelivered: u64,
+}
+
+/// How a channel stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Messages in the ring.
+    pub len: u64,
+    /// Pages in use.
+    pub pages: usize,
+    /// Pages that can be written before the oldest is needed.
+    pub free_pages: usize,
+    /// Times that senders went on to another page.
+    pub page_turns: u64,
+    /// How often the file is open.
+    pub opens: usize,
+    /// Senders and channels, in all opens.
+    pub handles: u64,
+    /// Whether it was closed.
+    pub closed: bool,
+    /// The beginning of the oldest page.
+    pub first_offset: Offset,
+    /// Behind the newest message.
+    pub end_offset: Offset,
+}
+
+impl Channel {
+    pub(crate) fn open(options: &Options, path: &Path) -> Result<Self, OpenError> {
+        Ok(Self::new(Root::new(OpenFile::open(options, path)?)))
+    }
+
+    pub(crate) fn new(root: Arc<Root>) -> Self {
+        root.add_handle();
+        Self { root }
+    }
+
+    /// A new sender. It also opens a closed channel for sending again.
+    pub fn sender(&self) -> Sender {
+        Sender::new(Arc::clone(&self.root))
+    }
+
+    /// A receiver of a group, which is created if it is new: then it starts at the oldest message.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the group may or may not have been created; nothing else remains.
+    ///
+    /// # Durability
+    ///
+    /// A new group is on stable storage when this returns.
+    pub async fn subscribe(&self, group: impl Into<GroupName>) -> Result<Receiver, SubscribeError> {
+        self.subscribe_from(group, Start::Oldest).await
+    }
+
+    /// As [`subscribe`](Self::subscribe), and blocks the thread if the group is new.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn blocking_subscribe(&self, group: impl Into<GroupName>) -> Result<Receiver, SubscribeError> {
+        self.blocking_subscribe_from(group, Start::Oldest)
+    }
+
+    /// As [`subscribe`](Self::subscribe), with the place where the group starts if it is new.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`subscribe`](Self::subscribe).
+    pub async fn subscribe_from(&self, group: impl Into<GroupName>, start: Start) -> Result<Receiver, SubscribeError> {
+        subscribe_from(&self.root, group.into(), start).await
+    }
+
+    /// As [`subscribe_from`](Self::subscribe_from), and blocks the thread if the group is new.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn blocking_subscribe_from(
+        &self,
+        group: impl Into<GroupName>,
+        start: Start,
+    ) -> Result<Receiver, SubscribeError> {
+        let name = group.into();
+        match join(&self.root, &name)? {
+            Some(receiver) => Ok(receiver),
+            None => create(&self.root, &name, start),
+        }
+    }
+
+    /// The groups, in no order, and how they stand. It looks at every message in the ring.
+    pub fn groups(&self) -> Vec<GroupStats> {
+        let ring = self.root.ring();
+        let stats = Group::all(ring.mem).filter_map(|group| {
+            let (held, returned) = group.held_and_returned();
+            Some(GroupStats {
+                name: group.name()?,
+                lag: group.lag(&ring),
+                held,
+                returned,
+                lagged: group.lagged(),
+                damaged: group.damaged(),
+                gone: group.gone().load(Relaxed),
+                redelivered: group.redelivered().load(Relaxed),
+            })
+        });
+        stats.collect()
+    }
+
+    /// Removes a group; its receivers get `GroupRemoved`.
+    ///
+    /// # Errors
+    ///
+    /// [`RemoveGroupError::InUse`] if messages of it are handed out, unless `force`; those who hold
+    /// them then hear `GroupRemoved` when they finish.
+    pub fn remove_group(&self, group: impl Into<GroupName>, force: bool) -> Result<(), RemoveGroupError> {
+        let name = group.into();
+        let (file, ring) = (&self.root.file, self.root.ring());
+        let removed = file.with_open_lock(|_| {
+            let group = Group::find(ring.mem, &name).ok_or(RemoveGroupError::NotFound)?;
+            let (held, _) = group.held_and_returned();
+            if held > 0 && !force {
+                return Err(RemoveGroupError::InUse { held });
+            }
+            group.remove(&ring);
+            file.map.sync(ring.mem.group_entry_bytes(group.number()))?;
+            Ok(())
+        });
+        let removed = removed?.ok_or(RemoveGroupError::Busy)?;
+        self.root.wake_everybody();
+        removed
+    }
+
+    /// How the channel stands. It looks at every message in the ring.
+    pub fn stats(&self) -> Stats {
+        let ring = self.root.ring();
+        let pages = ring.pages().count();
+        Stats {
+            len: self.len(),
+            pages,
+            free_pages: ring.mem.layout.geometry.max_pages.saturating_sub(pages),
+            page_turns: ring.mem.counters()[0].load(Relaxed),
+            opens: OpenId::all(ring.mem).count(),
+            handles: OpenId::all(ring.mem).map(|id| id.handles(ring.mem).load(Relaxed)).sum(),
+            closed: self.is_closed(),
+            first_offset: Offset::new(ring.tail().page, 0),
+            end_offset: ring.end(),
+        }
+    }
+
+    /// Messages in the ring, whoever has had them. It looks at every one.
+    pub fn len(&self) -> u64 {
+        let ring = self.root.ring();
+        ring.pages().map(|page| ring.committed(page, 0)).sum()
+    }
+
+    /// Whether the ring has no message.
+    pub fn is_empty(&self) -> bool {
+        let ring = self.root.ring();
+        ring.pages().all(|page| ring.committed(page, 0) == 0)
+    }
+
+    /// Bytes that the ring has for messages and 32 bytes each for their headers.
+    pub fn capacity_bytes(&self) -> u64 {
+        let layout = self.root.file.map.layout();
+        (layout.data_words * 8 * layout.geometry.max_pages) as u64
+    }
+
+    /// Longest message in bytes.
+    pub fn max_message_len(&self) -> usize {
+        self.root.file.map.layout().max_message_len()
+    }
+
+    /// What happens when the ring is full.
+    pub fn overflow(&self) -> Overflow {
+        self.root.file.map.layout().geometry.overflow
+    }
+
+    /// Refuses further sends, in the file and so in every process. Receivers get what was sent
+    /// before, and then `Disconnected`. [`sender`](Self::sender) opens the channel again; senders
+    /// made before stay closed.
+    pub fn close(&self) {
+        // Busy only while as many sends run as can: each is a few instructions long.
+        while self.root.ring().close().is_err() {
+            std::thread::yield_now();
+        }
+        self.root.wake_everybody();
+    }
+
+    /// Whether the channel was closed.
+    pub fn is_closed(&self) -> bool {
+        self.root.ring().head().closed
+    }
+
+    /// The path that the channel was opened by.
+    pub fn path(&self) -> &Path {
+        &self.root.file.path
+    }
+
+    /// Whether two handles are of the same channel.
+    pub fn same_channel(&self, other: &Self) -> bool {
+        self.root.memory().uuid == other.root.memory().uuid
+    }
+}
+
+impl Clone for Channel {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.root))
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.root.drop_handle();
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+/// A receiver of a group that exists.
+fn join(root: &Arc<Root>, name: &GroupName) -> Result<Option<Receiver>, SubscribeError> {
+    let len = name.as_str().len();
+    if len == 0 || len > MAX_GROUP_NAME {
+        return Err(SubscribeError::InvalidName { len, max: MAX_GROUP_NAME });
+    }
+    let group = Group::find(root.memory(), name);
+    Ok(group.map(|g| Receiver::new(Arc::clone(root), name.clone(), g.number(), g.state())))
+}
+
+fn create(root: &Arc<Root>, name: &GroupName, start: Start) -> Result<Receiver, SubscribeError> {
+    let (file, ring) = (&root.file, root.ring());
+    let made = file.with_open_lock(|_| {
+        if let Some(receiver) = join(root, name)? {
+            return Ok(receiver);
+        }
+        let group = Group::create(&ring, name, start).map_err(|e| match e {
+            NotCreated::TooMany => SubscribeError::TooManyGroups { max: ring.mem.layout.geometry.max_groups },
+            NotCreated::BeyondEnd(end) => match start {
+                Start::At(start) => SubscribeError::StartBeyondEnd { start, end },
+                Start::Oldest | Start::Newest => SubscribeError::Busy,
+            },
+        })?;
+        file.map.sync(ring.mem.group_entry_bytes(group.number()))?;
+        Ok(Receiver::new(Arc::clone(root), name.clone(), group.number(), group.state()))
+    });
+    let made = made?.ok_or(SubscribeError::Busy)?;
+    // Senders that waited for a first group can see what it says.
+    root.wake_senders();
+    made
+}
+
+pub(crate) async fn subscribe_from(
+    root: &Arc<Root>,
+    name: GroupName,
+    start: Start,
+) -> Result<Receiver, SubscribeError> {
+    if let Some(receiver) = join(root, &name)? {
+        return Ok(receiver);
+    }
+    let root = Arc::clone(root);
+    off_thread(move || create(&root, &name, start)).await
+}

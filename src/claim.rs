@@ -1,0 +1,389 @@
+//! Receiving: claim the next message, or one that was given back; finish it or give it back.
+//!
+//! **Invariants.**
+//! - A group's cursor in a page moves by one CAS at a time: over a committed message, naming the
+//!   claimer's cell, which says INTENT of it since before; or over a slot that needs no claim,
+//!   naming no cell. It never passes an unresolved slot.
+//! - Nothing is claimed that is not there, and a cell is taken only when there is something to
+//!   claim. So a receiver that waits owns nothing.
+//! - Under `Block` a claimed message pins its page: its ack bit is unset. It is verified after the
+//!   claim. Under `DropOldest` it is copied and verified before the claim, as the page may go.
+//! - What was given back stays in its cell, and is handed out before anything new, the lowest
+//!   offset first.
+#![forbid(unsafe_code)]
+
+use crate::cells::{ClaimCell, ClaimState, ClaimWord, Kind, is_claim};
+use crate::group::Group;
+use crate::layout::{GroupCursor, Layout, PageState, SlotState};
+use crate::page::{Page, Verified};
+use crate::ring::Ring;
+use crate::sync::{Ordering, full_fence_after_rmw};
+use crate::{AckError, Offset};
+use Ordering::{Acquire, Relaxed, SeqCst};
+
+/// A message handed out: the cell that says so, and where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// The number of the group.
+    pub group: usize,
+    /// The instance of the group.
+    pub state: u64,
+    /// The claim cell.
+    pub cell: usize,
+    /// What it says: HELD, with the epoch of this claim.
+    pub word: ClaimWord,
+    /// The offset of the message.
+    pub offset: Offset,
+    /// Its record.
+    pub record: Verified,
+}
+
+/// Why nothing was claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nothing {
+    /// There is nothing behind the cursor, or only a slot of a send that has not ended.
+    Empty,
+    /// Every claim cell of the group is in use.
+    NoCell,
+    /// This many messages went before the group had them.
+    Lagged(u64),
+    /// The group was removed.
+    Removed,
+}
+
+/// What one receiver keeps between receives. Nothing in it is owed to anybody.
+#[derive(Clone, Debug)]
+pub struct Hand {
+    /// The open it belongs to.
+    pub owner: usize,
+    /// The page it stands in.
+    pub page: u64,
+    /// Where it looks for a claim cell first.
+    pub cell: usize,
+    /// The group's count of returns when it last found none.
+    pub seen_returns: Option<u64>,
+}
+
+/// What one look at the group's cursor in a page found.
+enum Step {
+    Claimed(usize, ClaimWord, Offset, usize, Option<Verified>),
+    Empty,
+    End,
+    Lost,
+    NoCell,
+    Removed,
+}
+
+/// How a message is to be handed out.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// Whether it can be taken away.
+    pub kind: Kind,
+    /// The time, in unix milliseconds.
+    pub now: u64,
+}
+
+impl<'a> Group<'a> {
+    /// Hands out a message: one that was given back, or the next. Under `DropOldest` its bytes are
+    /// in `copy`; under `Block` they lie in the page, pinned by the claim.
+    ///
+    /// `patient` is whether to prove an abandoned slot abandoned, which the caller does before it
+    /// sleeps.
+    pub fn receive(
+        self,
+        ring: &Ring<'a>,
+        hand: &mut Hand,
+        how: How,
+        copy: &mut Vec<u8>,
+        patient: bool,
+    ) -> Result<Claim, Nothing> {
+        let drop_oldest = self.mem.layout.geometry.overflow == crate::Overflow::DropOldest;
+        loop {
+            if drop_oldest && let Some(n) = self.unreported_loss() {
+                return Err(Nothing::Lagged(n));
+            }
+            let returns = self.returns().load(SeqCst);
+            let (cell, word, offset, verified) = if hand.seen_returns != Some(returns) {
+                let Some(lowest) = self.lowest_returned() else {
+                    hand.seen_returns = Some(returns);
+                    continue;
+                };
+                let Some(claimed) = self.retake(lowest, hand, how, copy, drop_oldest) else { continue };
+                claimed
+            } else {
+                match self.step(hand, how, copy, drop_oldest) {
+                    Step::Claimed(cell, word, offset, at, verified) => {
+                        (cell, word, offset, verified.or_else(|| self.verify(offset, at)))
+                    }
+                    Step::Empty if !self.is_current() => return Err(Nothing::Removed),
+                    Step::Empty => {
+                        if patient && self.resolve_hole(ring, hand.page) {
+                            continue;
+                        }
+                        return Err(Nothing::Empty);
+                    }
+                    Step::End => match ring.next(hand.page) {
+                        Some(next) => {
+                            hand.page = next;
+                            self.page_hint().fetch_max(next, Relaxed); // only a hint
+                            continue;
+                        }
+                        None if !self.is_current() => return Err(Nothing::Removed),
+                        None => return Err(Nothing::Empty),
+                    },
+                    Step::Lost => {
+                        if !self.is_current() {
+                            return Err(Nothing::Removed);
+                        }
+                        self.leave_lost_page(ring, hand);
+                        continue;
+                    }
+                    Step::NoCell => return Err(Nothing::NoCell),
+                    Step::Removed => return Err(Nothing::Removed),
+                }
+            };
+            if let Some(record) = verified {
+                let (group, state) = (self.number(), self.state());
+                return Ok(Claim { group, state, cell, word, offset, record });
+            }
+            self.mark_damaged(offset);
+            self.cell(cell).free(word);
+        }
+    }
+
+    /// One look at the cursor in the page where the hand stands.
+    #[inline]
+    fn step(&self, hand: &mut Hand, how: How, copy: &mut Vec<u8>, copy_first: bool) -> Step {
+        let layout = self.mem.layout;
+        let number = hand.page;
+        let (page, cursor_word) = self.in_page(number);
+        let tag = self.tag(number);
+        let mut mine: Option<(usize, ClaimWord)> = None;
+        let step = loop {
+            // ORDER[claim] Acquire: what the claimers before did.
+            let seen = cursor_word.load(Acquire);
+            let cursor = self.cursor(number, seen);
+            if page.number() != number || cursor.closed {
+                break Step::Lost;
+            }
+            let index = cursor.index;
+            let slot = if index < layout.slots { page.slot(number, index) } else { SlotState::Untouched };
+            let at = match slot {
+                SlotState::Untouched => {
+                    let c = page.cursor();
+                    if c.lap != layout.cursor_lap(number) {
+                        break Step::Lost;
+                    }
+                    let end = index >= c.count.min(layout.slots) && c.state == PageState::Sealed;
+                    break if end { Step::End } else { Step::Empty };
+                }
+                SlotState::Committed(at) if !self.is_done(number, index) => at,
+                SlotState::Committed(_) | SlotState::Skipped | SlotState::Damaged => {
+                    self.complete_last(number, cursor);
+                    let over = GroupCursor { cell: None, index: index + 1, ..cursor };
+                    let _ = cursor_word.compare_exchange(seen, over.word(tag), SeqCst, Relaxed);
+                    continue;
+                }
+            };
+            let offset = Offset::new(number, index);
+            let mut verified = None;
+            if copy_first {
+                verified = page.copy(self.mem.uuid, at, offset.as_u64(), copy);
+                if verified.is_none() {
+                    if page.number() == number {
+                        self.mark_damaged(offset);
+                    }
+                    continue;
+                }
+            }
+            let Some((cell, word)) = mine.or_else(|| self.take_cell(hand, how.kind)) else {
+                break Step::NoCell;
+            };
+            let intent = self.cell(cell).intend(word, offset.as_u64(), how.now);
+            self.complete_last(number, cursor);
+            let claimed = GroupCursor { cell: Some(cell), index: index + 1, ..cursor };
+            // ORDER[claim] Release: the INTENT before the cursor that names its cell. SeqCst: before
+            // the look at the group's state.
+            if cursor_word.compare_exchange(seen, claimed.word(tag), SeqCst, Relaxed).is_err() {
+                mine = Some((cell, intent));
+                continue;
+            }
+            full_fence_after_rmw(); // ORDER[group state]: with the fence in holds_message_in
+            if !self.is_current() {
+                mine = Some((cell, intent));
+                break Step::Removed;
+            }
+            mine = None;
+            if !self.cell(cell).hold(intent) {
+                continue; // a lease that was taken away at once
+            }
+            let held = ClaimWord { state: ClaimState::Held, ..intent };
+            return Step::Claimed(cell, held, offset, at, verified);
+        };
+        if let Some((cell, word)) = mine {
+            // A helper may have made the INTENT of a claim in a removed group HELD.
+            let held = ClaimWord { state: ClaimState::Held, ..word };
+            let _ = self.cell(cell).free(word) || self.cell(cell).free(held);
+        }
+        step
+    }
+
+    fn take_cell(&self, hand: &mut Hand, kind: Kind) -> Option<(usize, ClaimWord)> {
+        let cells = self.mem.layout.geometry.max_held;
+        (0..cells).find_map(|i| {
+            let cell = (hand.cell + i) % cells;
+            let used = self.cells_used();
+            if used.load(Acquire) <= cell as u64 {
+                used.fetch_max(cell as u64 + 1, SeqCst);
+            }
+            let word = self.cell(cell).take(hand.owner, kind)?;
+            hand.cell = cell;
+            Some((cell, word))
+        })
+    }
+
+    fn verify(&self, offset: Offset, at: usize) -> Option<Verified> {
+        self.in_page(offset.page()).0.verify(self.mem.uuid, at, offset.as_u64())
+    }
+
+    fn mark_damaged(&self, offset: Offset) {
+        let page = self.in_page(offset.page()).0;
+        // Before the slot, so that whoever folds the page knows that there is something to count.
+        page.word(Layout::PAGE_DAMAGE_SEEN).fetch_max(offset.page() + 1, SeqCst);
+        page.settle(offset.page(), offset.index() as usize, SlotState::Damaged);
+    }
+
+    /// Proves the slot at the cursor abandoned, if it is; true if the cursor can move now.
+    pub fn resolve_hole(&self, ring: &Ring<'a>, number: u64) -> bool {
+        let (page, word) = self.in_page(number);
+        let index = self.cursor(number, word.load(Acquire)).index;
+        let count = page.cursor().count.min(self.mem.layout.slots);
+        index < count && page.number() == number && ring.judge(number, index)
+    }
+
+    fn leave_lost_page(&self, ring: &Ring<'a>, hand: &mut Hand) {
+        // Whoever closed the cursor is counting what the group lost: help, so that this receiver
+        // hears of it before it goes on.
+        if self.in_page(hand.page).0.number() == hand.page {
+            self.take_page_away(hand.page);
+        }
+        let next = ring.next(hand.page).unwrap_or(0);
+        hand.page = next.max(ring.tail().page).max(self.start().page());
+    }
+
+    fn lowest_returned(self) -> Option<(usize, ClaimWord, Offset)> {
+        let returned = self.cells().enumerate().filter_map(|(i, cell)| {
+            let (word, offset) = cell.read()?;
+            (word.state == ClaimState::Returned).then_some((i, word, Offset::from_u64(offset)))
+        });
+        returned.min_by_key(|&(_, _, offset)| offset)
+    }
+
+    /// Takes a RETURNED cell; nothing if somebody else did, or its page has gone.
+    fn retake(
+        &self,
+        (cell, word, offset): (usize, ClaimWord, Offset),
+        hand: &Hand,
+        how: How,
+        copy: &mut Vec<u8>,
+        copy_first: bool,
+    ) -> Option<(usize, ClaimWord, Offset, Option<Verified>)> {
+        let page: Page<'a> = self.in_page(offset.page()).0;
+        let slot = page.slot(offset.page(), offset.index() as usize);
+        let mut verified = None;
+        if copy_first {
+            if let SlotState::Committed(at) = slot {
+                verified = page.copy(self.mem.uuid, at, offset.as_u64(), copy);
+            }
+            if verified.is_none() && self.has_lost(offset.page()) {
+                self.lose_returned(self.cell(cell), word);
+                return None;
+            }
+        }
+        let held = self.cell(cell).retake(word, hand.owner, how.kind, how.now)?;
+        full_fence_after_rmw(); // ORDER[group state]
+        if !self.is_current() {
+            self.cell(cell).free(held);
+            return None;
+        }
+        self.redelivered().fetch_add(1, Relaxed); // a statistic
+        if let (SlotState::Committed(at), false) = (slot, copy_first) {
+            verified = self.verify(offset, at);
+        }
+        Some((cell, held, offset, verified))
+    }
+
+    /// Finishes a message.
+    #[inline]
+    pub fn ack(&self, claim: &Claim) -> Result<(), AckError> {
+        let cell = self.cell(claim.cell);
+        if !cell.finish(claim.word) {
+            return Err(AckError::Taken);
+        }
+        self.set_done(claim.offset.page(), claim.offset.index() as usize);
+        // It fails if a helper has set the bit and freed the cell.
+        cell.free(ClaimWord { state: ClaimState::Done, ..claim.word });
+        if self.is_current() { Ok(()) } else { Err(AckError::GroupRemoved) }
+    }
+
+    /// Gives a message back.
+    pub fn give_back(&self, claim: &Claim) -> Result<(), AckError> {
+        let cell = self.cell(claim.cell);
+        let Some(returned) = cell.give_back(claim.word) else { return Err(AckError::Taken) };
+        full_fence_after_rmw(); // against close_in: it sees RETURNED, or the cursor is seen closed
+        let lost = !self.is_current() || self.has_lost(claim.offset.page());
+        if lost {
+            self.lose_returned(cell, returned);
+        }
+        // SeqCst: before the look for sleepers, ORDER[sleep].
+        self.returns().fetch_add(1, SeqCst);
+        match lost {
+            true if !self.is_current() => Err(AckError::GroupRemoved),
+            true => Err(AckError::Gone),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a message could be claimed now: what a sleeper's open looks for.
+    pub fn has_more(&self, ring: &Ring<'a>) -> bool {
+        if self.cells().any(|c| c.load().state == ClaimState::Returned) {
+            return true;
+        }
+        let mut number = self.page_hint().load(Acquire).max(ring.tail().page);
+        loop {
+            let (page, word) = self.in_page(number);
+            let cursor = self.cursor(number, word.load(Acquire));
+            let c = page.cursor();
+            let end = c.count.min(self.mem.layout.slots);
+            if page.number() == number && !cursor.closed && cursor.index < end {
+                return page.slot(number, cursor.index) != SlotState::Untouched
+                    || ring.judge(number, cursor.index);
+            }
+            let Some(next) = ring.next(number) else { return false };
+            number = next;
+        }
+    }
+
+    /// Cleans the cells of a dead open. True if a message was given back.
+    pub fn reap(self, owner: usize) -> bool {
+        self.settle_done_cells();
+        let named = |cell: usize, offset: u64| {
+            let number = Offset::from_u64(offset).page();
+            let (page, word) = self.in_page(number);
+            let cursor = self.cursor(number, word.load(Acquire));
+            page.number() == number && cursor.cell == Some(cell) && is_claim(offset, number, cursor)
+        };
+        let done = |offset: u64| {
+            let offset = Offset::from_u64(offset);
+            self.has_lost(offset.page()) || self.is_done(offset.page(), offset.index() as usize)
+        };
+        let back = self.cells().enumerate().filter(|(i, cell): &(usize, ClaimCell<'a>)| {
+            cell.reap(owner, |offset| named(*i, offset), done)
+        });
+        let back = back.count() > 0;
+        if back {
+            self.returns().fetch_add(1, SeqCst);
+        }
+        back
+    }
+}

@@ -1,0 +1,446 @@
+//! One small error type per operation, in std's words and shapes.
+#![forbid(unsafe_code)]
+
+use crate::{GroupName, Offset};
+use std::io;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Why a channel could not be created or opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The operating system refused.
+    #[error("{path}: cannot {doing}", path = path.display())]
+    Io {
+        /// The file of the channel.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An option is out of range, whatever the file says.
+    #[error("option {option} = {value}: {reason}")]
+    InvalidOption {
+        /// The name of the option.
+        option: &'static str,
+        /// Its value.
+        value: u64,
+        /// What it must be.
+        reason: String,
+    },
+    /// The file exists and is something else.
+    #[error("{path} is not a channel: it does not begin with this format's mark", path = path.display())]
+    NotAChannel {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is a channel of another format version.
+    #[error("{path} has format version {found}; this library reads version {supported}", path = path.display())]
+    UnsupportedVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// The version this library knows.
+        supported: u64,
+    },
+    /// The file uses features that this library does not know.
+    #[error("{path} uses features {found:#x} that this library does not know", path = path.display())]
+    UnsupportedFeatures {
+        /// The file.
+        path: PathBuf,
+        /// The feature bits that are not known.
+        found: u64,
+    },
+    /// An option was given that differs from what the file was created with.
+    #[error("{path} was created with {option} = {found}, not {expected}: leave the option out, or use another file", path = path.display())]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// The name of the option.
+        option: &'static str,
+        /// What the file has.
+        found: u64,
+        /// What was asked for.
+        expected: u64,
+    },
+    /// The file is shorter than its header says.
+    #[error("{path} is cut short: {found} bytes of {expected}", path = path.display())]
+    CutShort {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        found: u64,
+        /// The size in bytes it was created with.
+        expected: u64,
+    },
+    /// What the file says contradicts itself.
+    #[error("{path} is damaged: {what}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// Every entry for an open is in use.
+    #[error("{path} is open {max} times already, as often as max_opens allows", path = path.display())]
+    TooManyOpens {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        max: usize,
+    },
+    /// Somebody else held the open lock all the time; try again.
+    #[error("{path} is being opened, closed or changed by somebody else; gave up waiting", path = path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The machine went down while the channel was in use, and this version cannot recover that.
+    #[error("{path} was in use when the machine went down and needs recovery, which this version does not have", path = path.display())]
+    NeedsRecovery {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file system keeps none of the promises that a channel needs, as far as is known.
+    #[error("{path} lies on a file system of type {kind:#x}; only ext4, xfs and tmpfs are trusted: see Options::trust_file_system", path = path.display())]
+    FileSystem {
+        /// The file.
+        path: PathBuf,
+        /// The type number that the kernel gives.
+        kind: u64,
+    },
+    /// The size is over the limit of the process.
+    #[error("{path} would have {size} bytes; the process may write files of {limit} bytes (RLIMIT_FSIZE)", path = path.display())]
+    FileTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The size in bytes the channel needs.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// There is no file, and only opening was asked for.
+    #[error("{path} does not exist", path = path.display())]
+    NotFound {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is a file, and only creating was asked for.
+    #[error("{path} exists already", path = path.display())]
+    AlreadyExists {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Why a group could not be joined or created.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The name is empty or too long.
+    #[error("a group name of {len} bytes: it must have 1 to {max}")]
+    InvalidName {
+        /// Bytes of the name.
+        len: usize,
+        /// Most bytes of a name.
+        max: usize,
+    },
+    /// Every entry for a group is in use.
+    #[error("the channel has {max} groups already, as many as max_groups allows")]
+    TooManyGroups {
+        /// The limit.
+        max: usize,
+    },
+    /// The place to start at was never reached.
+    #[error("cannot start at {start}: the channel ends at {end}")]
+    StartBeyondEnd {
+        /// What was asked for.
+        start: Offset,
+        /// Where the channel ends.
+        end: Offset,
+    },
+    /// Somebody else held the open lock all the time; try again.
+    #[error("the channel is being opened, closed or changed by somebody else; gave up waiting")]
+    Busy,
+    /// The operating system refused to write the new group down.
+    #[error("the new group could not be written down")]
+    Io(#[from] io::Error),
+}
+
+/// Why a group could not be removed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RemoveGroupError {
+    /// There is no group of that name.
+    #[error("there is no such group")]
+    NotFound,
+    /// Somebody holds messages of the group.
+    #[error("{held} messages of the group are handed out; finish them or force the removal")]
+    InUse {
+        /// How many.
+        held: usize,
+    },
+    /// Somebody else held the open lock all the time; try again.
+    #[error("the channel is being opened, closed or changed by somebody else; gave up waiting")]
+    Busy,
+    /// The operating system refused to write it down.
+    #[error("the removal could not be written down")]
+    Io(#[from] io::Error),
+}
+
+/// Why there is no room for a message at the moment.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Full {
+    /// This group, the slowest, has not finished the oldest page.
+    #[error("group {name} is {behind} messages behind")]
+    Group {
+        /// The group.
+        name: GroupName,
+        /// Places between its first unfinished message and the end; messages, and places skipped.
+        behind: u64,
+    },
+    /// No group reads the channel, and without one nothing is given up.
+    #[error("no group reads the channel")]
+    NoGroup,
+    /// A send in the oldest page has begun and not ended, or a process was stopped while it
+    /// turned a page.
+    #[error("a send that began in the oldest page has not ended")]
+    UnfinishedSend,
+    /// A message of a removed group is still held, and its bytes lie in the oldest page.
+    #[error("a message of a removed group is held in the oldest page")]
+    HeldMessage,
+    /// As many sends run at this moment as `max_op_cells` allows.
+    #[error("as many sends are running as max_op_cells allows")]
+    TooManySending,
+    /// The page numbers that are safe to use are used up until the next limit is on disk.
+    #[error("the next page numbers are not on disk yet")]
+    PageLimit,
+}
+
+/// Why a message was not sent.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// It does not fit in a page, however empty.
+    #[error("a message of {len} bytes; the longest is {max}")]
+    MessageTooLarge {
+        /// Bytes of the message.
+        len: usize,
+        /// Most bytes of a message.
+        max: usize,
+    },
+    /// The channel was closed.
+    #[error("the channel is closed")]
+    Closed,
+}
+
+/// Why a message was not sent at once.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TrySendError {
+    /// There is no room.
+    #[error("the channel is full: {0}")]
+    Full(Full),
+    /// It does not fit in a page, however empty.
+    #[error("a message of {len} bytes; the longest is {max}")]
+    MessageTooLarge {
+        /// Bytes of the message.
+        len: usize,
+        /// Most bytes of a message.
+        max: usize,
+    },
+    /// The channel was closed.
+    #[error("the channel is closed")]
+    Closed,
+}
+
+impl TrySendError {
+    /// Whether it may work later.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full(_))
+    }
+
+    /// Whether the channel was closed.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+}
+
+impl From<SendError> for TrySendError {
+    fn from(e: SendError) -> Self {
+        match e {
+            SendError::MessageTooLarge { len, max } => Self::MessageTooLarge { len, max },
+            SendError::Closed => Self::Closed,
+        }
+    }
+}
+
+/// Why a message was not sent in time.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SendTimeoutError {
+    /// There was no room in all that time, at the end for this reason.
+    #[error("timed out: the channel is full: {0}")]
+    Timeout(Full),
+    /// It does not fit in a page, however empty.
+    #[error("a message of {len} bytes; the longest is {max}")]
+    MessageTooLarge {
+        /// Bytes of the message.
+        len: usize,
+        /// Most bytes of a message.
+        max: usize,
+    },
+    /// The channel was closed.
+    #[error("the channel is closed")]
+    Closed,
+}
+
+impl SendTimeoutError {
+    /// Whether it was for want of time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout(_))
+    }
+}
+
+impl From<SendError> for SendTimeoutError {
+    fn from(e: SendError) -> Self {
+        match e {
+            SendError::MessageTooLarge { len, max } => Self::MessageTooLarge { len, max },
+            SendError::Closed => Self::Closed,
+        }
+    }
+}
+
+/// Why not all of several messages were sent.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{} of the messages were sent, then: {error}", sent.len())]
+pub struct SendManyError {
+    /// The offsets of those that were sent: the first ones.
+    pub sent: Vec<Offset>,
+    /// Why the next was not.
+    #[source]
+    pub error: SendError,
+}
+
+/// Why there is no message, and will be none without a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// The group has had every message, and nobody who could send has the channel open.
+    #[error("the channel is drained and has no senders")]
+    Disconnected,
+    /// The oldest pages went before the group had read them (`Overflow::DropOldest`): this many
+    /// messages were never handed out to it. The next receive goes on behind them.
+    #[error("{0} messages were dropped before this group had them")]
+    Lagged(u64),
+    /// The group was removed.
+    #[error("the group was removed")]
+    GroupRemoved,
+}
+
+/// Why there is no message now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TryRecvError {
+    /// The group has had every message so far.
+    #[error("there is no message")]
+    Empty,
+    /// As many messages of the group are handed out as `max_held` allows.
+    #[error("{held} messages are held, of {max} that max_held allows")]
+    TooManyHeld {
+        /// Messages handed out and not done.
+        held: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// See [`RecvError::Disconnected`].
+    #[error("the channel is drained and has no senders")]
+    Disconnected,
+    /// See [`RecvError::Lagged`].
+    #[error("{0} messages were dropped before this group had them")]
+    Lagged(u64),
+    /// The group was removed.
+    #[error("the group was removed")]
+    GroupRemoved,
+}
+
+impl TryRecvError {
+    /// Whether there is merely no message yet.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    /// Whether nobody is left to send.
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self, Self::Disconnected)
+    }
+}
+
+impl From<RecvError> for TryRecvError {
+    fn from(e: RecvError) -> Self {
+        match e {
+            RecvError::Disconnected => Self::Disconnected,
+            RecvError::Lagged(n) => Self::Lagged(n),
+            RecvError::GroupRemoved => Self::GroupRemoved,
+        }
+    }
+}
+
+/// Why there was no message in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RecvTimeoutError {
+    /// None came.
+    #[error("timed out waiting for a message")]
+    Timeout,
+    /// See [`RecvError::Disconnected`].
+    #[error("the channel is drained and has no senders")]
+    Disconnected,
+    /// See [`RecvError::Lagged`].
+    #[error("{0} messages were dropped before this group had them")]
+    Lagged(u64),
+    /// The group was removed.
+    #[error("the group was removed")]
+    GroupRemoved,
+}
+
+impl RecvTimeoutError {
+    /// Whether it was for want of time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout)
+    }
+
+    /// Whether nobody is left to send.
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self, Self::Disconnected)
+    }
+}
+
+impl From<RecvError> for RecvTimeoutError {
+    fn from(e: RecvError) -> Self {
+        match e {
+            RecvError::Disconnected => Self::Disconnected,
+            RecvError::Lagged(n) => Self::Lagged(n),
+            RecvError::GroupRemoved => Self::GroupRemoved,
+        }
+    }
+}
+
+/// Why a lease could not be finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum AckError {
+    /// It was taken away and belongs to somebody else now; nothing was changed.
+    #[error("the lease was taken away")]
+    Taken,
+    /// Its page was dropped; it cannot be handed out again.
+    #[error("the page of the message is gone")]
+    Gone,
+    /// Its group was removed.
+    #[error("the group was removed")]
+    GroupRemoved,
+}

@@ -1,0 +1,408 @@
+//! The life of the file: create, open, close.
+//!
+//! **Invariants.**
+//! - A channel is made without a name, allocated, written and synced, and only then linked into
+//!   place: whoever sees the name sees a whole channel. Who loses the race opens the winner's.
+//! - Opening and closing happen under the open lock. The opener clears the clean mark, and syncs
+//!   that, before its first store; the last user syncs everything, and then sets the mark.
+//! - If the mark is not set, the same boot, device and inode as stored mean that memory is coherent
+//!   and only the dead have to be cleaned up after.
+#![forbid(unsafe_code)]
+
+use crate::OpenError;
+use crate::cells::Liveness;
+use crate::group::Group;
+use crate::header::Header;
+use crate::layout::{BLOCK, Geometry, Layout, MAX_PAGE_NUMBER, Memory, PAGE_LIMIT_STEP};
+use crate::map::Map;
+use crate::opens::{OpPool, OpenId};
+use crate::options::{Create, Options};
+use crate::ring::Ring;
+use crate::sys::{self, LockByte};
+use rustix::fs::{OFlags, RawMode};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::{Duration, Instant};
+
+/// How long to wait for the open lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+const EXT4: u64 = 0xef53;
+const XFS: u64 = 0x5846_5342;
+const TMPFS: u64 = 0x0102_1994;
+
+/// One open of a channel's file.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// The mapping.
+    pub map: Map,
+    /// This open.
+    pub id: OpenId,
+    /// Where the file is, or was.
+    pub path: PathBuf,
+    pool: OpPool,
+    file: File,
+    header: Mutex<Header>,
+}
+
+fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> OpenError {
+    move |source| OpenError::Io { path: path.into(), doing, source }
+}
+
+/// The boot that the machine is in.
+fn boot_id(path: &Path) -> Result<[u64; 2], OpenError> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(failed(path, "read the boot id"))?;
+    let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let half = |from: usize| hex.get(from..from + 16).and_then(|h| u64::from_str_radix(h, 16).ok());
+    match (half(0), half(16)) {
+        (Some(a), Some(b)) => Ok([a, b]),
+        _ => Err(failed(path, "understand the boot id")(io::ErrorKind::InvalidData.into())),
+    }
+}
+
+/// The time in unix milliseconds, as coarse as is cheap.
+#[inline]
+pub fn now() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    t.tv_sec as u64 * 1000 + t.tv_nsec as u64 / 1_000_000
+}
+
+impl OpenFile {
+    /// Opens or creates the channel at `path`.
+    pub fn open(options: &Options, path: &Path) -> Result<Self, OpenError> {
+        loop {
+            if options.create != Create::CreateNew {
+                match open_file(path) {
+                    Ok(file) => return Self::open_existing(options, path, file),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                        if options.create == Create::OpenExisting {
+                            return Err(OpenError::NotFound { path: path.into() });
+                        }
+                    }
+                    Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+                        return Err(failed(path, "open it: it is a symbolic link")(e));
+                    }
+                    Err(e) => return Err(failed(path, "open it")(e)),
+                }
+            }
+            match create(options, path)? {
+                Some(file) => return Self::open_existing(options, path, file),
+                None if options.create == Create::CreateNew => {
+                    return Err(OpenError::AlreadyExists { path: path.into() });
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn open_existing(options: &Options, path: &Path, file: File) -> Result<Self, OpenError> {
+        check_file_system(options, path, &file)?;
+        let meta = file.metadata().map_err(failed(path, "look at it"))?;
+        if !meta.is_file() {
+            return Err(OpenError::NotAChannel { path: path.into() });
+        }
+        let header = read_header(path, &file)?;
+        let layout = check(options, path, &header, meta.len())?;
+        wait_for_lock(&file).map_err(failed(path, "lock it"))?.ok_or(OpenError::Busy { path: path.into() })?;
+        // Under the lock: what the last user wrote.
+        let mut header = read_header(path, &file)?;
+        let map = Map::new(&file, layout, header.uuid).map_err(failed(path, "map it"))?;
+        let here = (boot_id(path)?, meta.dev(), meta.ino());
+        let coherent = (header.boot_id, header.device, header.inode) == here;
+        if !header.clean && !coherent {
+            return Err(OpenError::NeedsRecovery { path: path.into() });
+        }
+        check_words(path, map.memory())?;
+        let mem = map.memory();
+        mem.page_limit().store(header.page_limit, Release);
+        reap_all(&file, mem);
+        let id = attach(path, &file, mem)?;
+        if header.clean || !coherent {
+            (header.boot_id, header.device, header.inode) = here;
+            header.clean = false;
+            write_header(&map, &mut header).map_err(failed(path, "write its header"))?;
+        }
+        let pool = OpPool::new(map.layout().geometry.max_op_cells);
+        let open = Self { map, id, path: path.into(), pool, header: Mutex::new(header), file };
+        sys::unlock(&open.file, LockByte::OpenLock).map_err(failed(path, "unlock it"))?;
+        tracing::debug!(path = %path.display(), open = id.index, "opened");
+        Ok(open)
+    }
+
+    /// The words.
+    #[inline]
+    pub fn memory(&self) -> Memory<'_> {
+        self.map.memory()
+    }
+
+    /// The ring, as this open sees it.
+    #[inline]
+    pub fn ring(&self) -> Ring<'_> {
+        Ring { mem: self.memory(), live: self, pool: &self.pool, me: self.id }
+    }
+
+    /// Does something under the open lock; nothing if it stays busy.
+    pub fn with_open_lock<T>(&self, f: impl FnOnce(&mut Header) -> T) -> io::Result<Option<T>> {
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        // The lock in the file belongs to the description, which the threads of this open share.
+        let mut header = loop {
+            match self.header.try_lock() {
+                Ok(header) => break header,
+                Err(std::sync::TryLockError::Poisoned(e)) => break e.into_inner(),
+                Err(_) if Instant::now() > deadline => return Ok(None),
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        if wait_for_lock(&self.file)?.is_none() {
+            return Ok(None);
+        }
+        let out = f(&mut header);
+        sys::unlock(&self.file, LockByte::OpenLock)?;
+        Ok(Some(out))
+    }
+
+    /// Raises the limit of page numbers, if half of the last step is used.
+    pub fn raise_page_limit(&self) -> io::Result<()> {
+        if !self.page_limit_is_near() {
+            return Ok(());
+        }
+        let raised = self.with_open_lock(|header| {
+            let stored = read_header(&self.path, &self.file).map_err(io::Error::other);
+            // Another open may have raised it, and writes to this file are seen through the map.
+            header.page_limit = header.page_limit.max(stored?.page_limit);
+            let wanted = (self.ring().head().page + PAGE_LIMIT_STEP).min(MAX_PAGE_NUMBER + 1);
+            header.page_limit = header.page_limit.max(wanted);
+            write_header(&self.map, header)?;
+            self.memory().page_limit().fetch_max(header.page_limit, std::sync::atomic::Ordering::AcqRel);
+            Ok(())
+        });
+        raised?.unwrap_or(Ok(()))
+    }
+
+    /// Whether the limit of page numbers should be raised soon.
+    pub fn page_limit_is_near(&self) -> bool {
+        let limit = self.memory().page_limit().load(Acquire);
+        limit <= MAX_PAGE_NUMBER && self.ring().head().page + PAGE_LIMIT_STEP / 2 > limit
+    }
+
+    /// Ends this open: the last use of the mapping for anything but looking.
+    pub fn close(&self) {
+        let mem = self.memory();
+        let locked = sys::try_lock(&self.file, LockByte::OpenLock).unwrap_or(false);
+        for group in (0..mem.layout.geometry.max_groups).filter_map(|g| Group::at(mem, g)) {
+            group.reap(self.id.index);
+        }
+        self.id.detach(mem);
+        if locked {
+            reap_all(&self.file, mem);
+            if OpenId::all(mem).next().is_none()
+                && let Err(error) = self.leave_clean()
+            {
+                tracing::warn!(path = %self.path.display(), %error, "not left clean");
+            }
+            let _ = sys::unlock(&self.file, LockByte::OpenLock);
+        }
+        // Whatever it says, closing the file frees the byte as well.
+        let _ = sys::unlock(&self.file, LockByte::Open(self.id.index));
+        tracing::debug!(path = %self.path.display(), open = self.id.index, "closed");
+    }
+
+    fn leave_clean(&self) -> io::Result<()> {
+        if self.file.metadata()?.nlink() == 0 {
+            return Ok(()); // deleted: nobody will open it again
+        }
+        let mut header = read_header(&self.path, &self.file).map_err(io::Error::other)?;
+        self.map.sync(0..self.map.layout().file_bytes() as usize)?;
+        header.clean = true;
+        write_header(&self.map, &mut header)
+    }
+}
+
+impl Liveness for OpenFile {
+    fn is_dead(&self, open: usize, incarnation: u32) -> bool {
+        let id = OpenId { index: open, incarnation };
+        id != self.id && is_dead(&self.file, self.memory(), id)
+    }
+}
+
+fn is_dead(file: &File, mem: Memory<'_>, id: OpenId) -> bool {
+    let live = || OpenId::at(mem, id.index) == Some(id);
+    // The incarnation before and after: the byte that was asked for was this one's.
+    live() && matches!(sys::is_locked(file, LockByte::Open(id.index)), Ok(false)) && live()
+}
+
+/// Cleans up after every dead open. Under the open lock.
+fn reap_all(file: &File, mem: Memory<'_>) {
+    for id in OpenId::all(mem).filter(|&id| is_dead(file, mem, id)) {
+        for group in (0..mem.layout.geometry.max_groups).filter_map(|g| Group::at(mem, g)) {
+            group.reap(id.index);
+        }
+        id.detach(mem);
+        tracing::debug!(open = id.index, "reaped");
+    }
+}
+
+fn attach(path: &Path, file: &File, mem: Memory<'_>) -> Result<OpenId, OpenError> {
+    let max = mem.layout.geometry.max_opens;
+    for index in (0..max).filter(|&i| OpenId::at(mem, i).is_none()) {
+        if sys::try_lock(file, LockByte::Open(index)).map_err(failed(path, "lock it"))? {
+            return Ok(OpenId::attach(mem, index));
+        }
+    }
+    Err(OpenError::TooManyOpens { path: path.into(), max })
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    Ok(File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?))
+}
+
+fn wait_for_lock(file: &File) -> io::Result<Option<()>> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    while !sys::try_lock(file, LockByte::OpenLock)? {
+        if Instant::now() > deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(Some(()))
+}
+
+fn check_file_system(options: &Options, path: &Path, file: &File) -> Result<(), OpenError> {
+    let kind = rustix::fs::fstatfs(file).map_err(|e| failed(path, "look at its file system")(e.into()))?.f_type as u64;
+    if options.trust_file_system || [EXT4, XFS, TMPFS].contains(&kind) {
+        return Ok(());
+    }
+    Err(OpenError::FileSystem { path: path.into(), kind })
+}
+
+fn read_header(path: &Path, file: &File) -> Result<Header, OpenError> {
+    let mut bytes = vec![0; 2 * BLOCK * 8];
+    let mut len = 0;
+    while len < bytes.len() {
+        match file.read_at(&mut bytes[len..], len as u64) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(failed(path, "read its header")(e)),
+        }
+    }
+    let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+    let (copies, _) = words.as_chunks::<BLOCK>();
+    Header::parse(path, [&copies[0], &copies[1]])
+}
+
+/// Both copies, one after the other, each on disk before the next is touched.
+fn write_header(map: &Map, header: &mut Header) -> io::Result<()> {
+    header.sequence += 1;
+    for copy in 0..2 {
+        header.store(map.memory().control, copy);
+        map.sync(copy * BLOCK * 8..(copy + 1) * BLOCK * 8)?;
+    }
+    Ok(())
+}
+
+/// The layout of the file, if it is what the options ask for, and whole.
+fn check(options: &Options, path: &Path, header: &Header, found: u64) -> Result<Layout, OpenError> {
+    let g = header.geometry;
+    let asked = [
+        ("page_size", g.page_size, options.page_size),
+        ("max_pages", g.max_pages, options.max_pages),
+        ("typical_message_len", g.typical_message_len, options.typical_message_len),
+        ("max_groups", g.max_groups, options.max_groups),
+        ("max_opens", g.max_opens, options.max_opens),
+        ("max_op_cells", g.max_op_cells, options.max_op_cells),
+        ("max_held", g.max_held, options.max_held),
+        ("overflow", g.overflow as usize, options.overflow.map(|o| o as usize)),
+    ];
+    for (option, found, expected) in asked {
+        if let Some(expected) = expected.filter(|&e| e != found) {
+            // What could never be right is better called that.
+            Layout::new(Geometry { ..options.geometry() })?;
+            let (found, expected) = (found as u64, expected as u64);
+            return Err(OpenError::Mismatch { path: path.into(), option, found, expected });
+        }
+    }
+    let layout =
+        Layout::new(g).map_err(|e| OpenError::Damaged { path: path.into(), what: format!("its header says {e}") })?;
+    let expected = layout.file_bytes();
+    if found < expected {
+        return Err(OpenError::CutShort { path: path.into(), found, expected });
+    }
+    Ok(layout)
+}
+
+/// Whether the words that everything hangs on make sense.
+fn check_words(path: &Path, mem: Memory<'_>) -> Result<(), OpenError> {
+    let damaged = |what: String| Err(OpenError::Damaged { path: path.into(), what });
+    let head = crate::layout::Head::of(mem.head().load(Acquire)).page;
+    let tail = crate::layout::Tail::of(mem.tail().load(Acquire)).page;
+    let pages = mem.layout.geometry.max_pages as u64;
+    if tail > head || head - tail >= pages {
+        return damaged(format!("its head is page {head} and its tail page {tail}, in a ring of {pages}"));
+    }
+    for place in 0..pages as usize {
+        let number = crate::page::Page::new(mem, place).number();
+        if mem.layout.place(number) != place || number > head + pages {
+            return damaged(format!("page {number} lies at place {place} of {pages}"));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the file; nothing if somebody else was first.
+fn create(options: &Options, path: &Path) -> Result<Option<File>, OpenError> {
+    let layout = Layout::new(options.geometry())?;
+    let size = layout.file_bytes();
+    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current
+        && size > limit
+    {
+        return Err(OpenError::FileTooLarge { path: path.into(), size, limit });
+    }
+    let parent = match path.parent() {
+        Some(p) if p.as_os_str().is_empty() => Path::new("."),
+        Some(p) => p,
+        None => Path::new("/"),
+    };
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let mode = rustix::fs::Mode::from_raw_mode(0o600 as RawMode);
+    let made = rustix::fs::open(parent, flags, mode);
+    let mut file = File::from(made.map_err(|e| failed(path, "create a file in its directory")(e.into()))?);
+    check_file_system(options, path, &file)?;
+    sys::allocate(&file, size).map_err(failed(path, "allocate it"))?;
+    let mut random = [0; 16];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| failed(path, "get a random number")(e.into()))?;
+    let half = |from: usize| u64::from_le_bytes(std::array::from_fn(|i| random[from + i]));
+    let first = options.first_page;
+    let header = Header {
+        sequence: 1,
+        uuid: [half(0), half(8)],
+        geometry: layout.geometry,
+        page_limit: first.saturating_add(PAGE_LIMIT_STEP).min(MAX_PAGE_NUMBER + 1),
+        clean: true,
+        boot_id: [0; 2],
+        device: 0,
+        inode: 0,
+        created_at: now(),
+    };
+    let map = Map::new(&file, layout, header.uuid).map_err(failed(path, "map it"))?;
+    map.memory().format(first);
+    drop(map);
+    // The headers last: what has them is whole.
+    sys::sync(&file).map_err(failed(path, "sync it"))?;
+    let bytes: Vec<u8> = header.words().iter().flat_map(|w| w.to_le_bytes()).collect();
+    file.write_all(&bytes).and_then(|()| file.write_all(&bytes)).map_err(failed(path, "write its header"))?;
+    sys::sync(&file).map_err(failed(path, "sync it"))?;
+    match sys::link(&file, path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+        Err(e) => return Err(failed(path, "link it into its directory")(e)),
+    }
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed(path, "sync its directory"))?;
+    Ok(Some(file))
+}

@@ -1,0 +1,143 @@
+//! The header: what a channel was made with, and whether it was left in order. Two copies, one
+//! block each, each with a number that rises and a checksum; the valid one with the higher number
+//! counts. Copy 0 is written and synced before copy 1, so a torn write leaves one of them whole.
+//!
+//! Words of a copy: 0 magic, 1 version, 2 features, 3 number of the copy, 4-5 uuid, 6 page_size,
+//! 7 max_pages, 8 typical_message_len, 9 max_groups, 10 max_opens, 11 max_op_cells, 12 max_held,
+//! 13 overflow, 14 max_age, 15 lease_timeout, 16 max_attempts (the last three are 0: not in this
+//! version), 17 page limit, 18 clean mark, 19-20 boot id, 21 device, 22 inode, 23 creation time
+//! (unix milliseconds), the rest zero, 511 checksum: XXH3-64 of words 0 to 510.
+#![forbid(unsafe_code)]
+
+use crate::OpenError;
+use crate::layout::{BLOCK, Geometry, MAGIC, VERSION};
+use crate::options::Overflow;
+use crate::sync::{AtomicU64, Ordering};
+use std::path::Path;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What the header says, besides the magic and the version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Rises with every write.
+    pub sequence: u64,
+    /// The channel's own number.
+    pub uuid: [u64; 2],
+    /// What the channel was made with.
+    pub geometry: Geometry,
+    /// No page at or above this number opens.
+    pub page_limit: u64,
+    /// Nobody has the file open, and everything in it is on disk.
+    pub clean: bool,
+    /// The boot in which the file was last opened.
+    pub boot_id: [u64; 2],
+    /// The device it lay on then.
+    pub device: u64,
+    /// The inode it was then.
+    pub inode: u64,
+    /// When it was created, in unix milliseconds.
+    pub created_at: u64,
+}
+
+fn checksum(words: &[u64; BLOCK]) -> u64 {
+    let bytes: Vec<u8> = words[..BLOCK - 1].iter().flat_map(|w| w.to_le_bytes()).collect();
+    xxh3_64(&bytes)
+}
+
+impl Header {
+    /// The words of one copy.
+    pub fn words(&self) -> [u64; BLOCK] {
+        let g = &self.geometry;
+        let mut words = [0; BLOCK];
+        let said = [
+            MAGIC,
+            VERSION,
+            0,
+            self.sequence,
+            self.uuid[0],
+            self.uuid[1],
+            g.page_size as u64,
+            g.max_pages as u64,
+            g.typical_message_len as u64,
+            g.max_groups as u64,
+            g.max_opens as u64,
+            g.max_op_cells as u64,
+            g.max_held as u64,
+            g.overflow as u64,
+            0,
+            0,
+            0,
+            self.page_limit,
+            u64::from(self.clean),
+            self.boot_id[0],
+            self.boot_id[1],
+            self.device,
+            self.inode,
+            self.created_at,
+        ];
+        words[..said.len()].copy_from_slice(&said);
+        words[BLOCK - 1] = checksum(&words);
+        words
+    }
+
+    /// Parses the two copies.
+    pub fn parse(path: &Path, copies: [&[u64; BLOCK]; 2]) -> Result<Self, OpenError> {
+        if copies.iter().all(|c| c[0] != MAGIC) {
+            return Err(OpenError::NotAChannel { path: path.into() });
+        }
+        let valid = copies.iter().filter(|c| c[0] == MAGIC && c[BLOCK - 1] == checksum(c));
+        let Some(words) = valid.max_by_key(|c| c[3]) else {
+            // Another version may compute another checksum: its number is the better answer.
+            let other = copies.iter().find(|c| c[0] == MAGIC && c[1] != VERSION);
+            if let Some(other) = other {
+                return Err(OpenError::UnsupportedVersion { path: path.into(), found: other[1], supported: VERSION });
+            }
+            let what = "neither copy of its header verifies".into();
+            return Err(OpenError::Damaged { path: path.into(), what });
+        };
+        if words[1] != VERSION {
+            return Err(OpenError::UnsupportedVersion { path: path.into(), found: words[1], supported: VERSION });
+        }
+        if words[2] != 0 {
+            return Err(OpenError::UnsupportedFeatures { path: path.into(), found: words[2] });
+        }
+        let overflow = match words[13] {
+            0 => Overflow::Block,
+            1 => Overflow::DropOldest,
+            other => {
+                let what = format!("its header says overflow {other}");
+                return Err(OpenError::Damaged { path: path.into(), what });
+            }
+        };
+        // Range-checked by Layout::new.
+        let size = |i: usize| words[i] as usize;
+        Ok(Self {
+            sequence: words[3],
+            uuid: [words[4], words[5]],
+            geometry: Geometry {
+                page_size: size(6),
+                max_pages: size(7),
+                typical_message_len: size(8),
+                max_groups: size(9),
+                max_opens: size(10),
+                max_op_cells: size(11),
+                max_held: size(12),
+                overflow,
+            },
+            page_limit: words[17],
+            clean: words[18] == 1,
+            boot_id: [words[19], words[20]],
+            device: words[21],
+            inode: words[22],
+            created_at: words[23],
+        })
+    }
+
+    /// Stores one copy. Under the open lock.
+    pub fn store(&self, control: &[AtomicU64], copy: usize) {
+        // Relaxed: read only by who opens the file later, under the same lock.
+        for (to, word) in control[copy * BLOCK..][..BLOCK].iter().zip(self.words()) {
+            to.store(word, Ordering::Relaxed);
+        }
+    }
+}

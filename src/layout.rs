@@ -1,0 +1,718 @@
+//! The format of the file, format version 1: this page is its specification.
+//!
+//! Everything is little-endian. The file is an array of 64-bit words, each accessed only as one
+//! atomic of that width, except the wake words, which the kernel's futex wants as 32 bits. A *line*
+//! is 128 bytes; hot words of different writers lie on different lines. A *block* is 4096 bytes.
+//!
+//! ```text
+//! control  block 0, 1       header, two checksummed copies: see `header.rs`
+//!          block 2          channel lines: head | tail | sleepers | counters | page limit, opens used
+//!          opens            max_opens lines: state, handles, sleepers
+//!          op blocks        one word for every four op cells: which open uses them
+//!          op cells         max_op_cells lines: what one running send says about itself
+//!          group lines      max_groups x 2 lines: the live words and counters of a group
+//!          group entries    max_groups x 2 copies of 512 bytes: name and start, checksummed
+//!          claim cells      max_groups x max_held lines: one message handed out and not yet done
+//! wake     max_opens lines  32-bit futex words
+//! page 0 .. max_pages - 1, page_size bytes each:
+//!          4 lines          page number | cursor | opened at, damage seen | spare
+//!          per group        1 line: group cursor | ack words, 32 messages each
+//!          slot table       one word a message
+//!          records          the rest
+//! ```
+//!
+//! **Offset** = page number << 20 | index. **Place** of a page in the ring = page number mod
+//! max_pages; its **lap** = page number / max_pages.
+//!
+//! **Record**: word 0 `{length 32, flags 32}`, word 1 the offset, word 2 the send time (unix
+//! milliseconds), word 3 the checksum, then the payload, padded with zeros to whole words. The
+//! checksum is XXH3-64 over (channel uuid, word 0, word 1, word 2, XXH3-64 of the payload).
+//! A message exists if and only if its slot says committed in this lap and its record verifies.
+//!
+//! Words that outlive a lap (slots, group cursors, ack words) carry a tag and are not cleared when
+//! the page is reused: a word with another tag reads as *untouched*. The rule for changing one:
+//! read it (acquire), then the page number; only if that is still the page one works for, CAS from
+//! exactly the value read; else stop. Tags have at least 24 bits of the lap; every
+//! [`CLEAR_EVERY_LAPS`] laps the tables of a page are cleared before it opens, so that no tag comes
+//! round again with an old word still there.
+#![forbid(unsafe_code)]
+
+use crate::error::OpenError;
+use crate::options::Overflow;
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// "disk_cha" as the first word of a channel.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"disk_cha");
+/// The version of this format.
+pub const VERSION: u64 = 1;
+/// Words of a line of 128 bytes; smaller under loom, where padding costs time and shares nothing.
+pub const LINE: usize = if cfg!(disk_chan_loom) { 6 } else { 16 };
+/// Words of a block of 4096 bytes.
+pub const BLOCK: usize = if cfg!(disk_chan_loom) { 2 * LINE } else { 512 };
+/// Words of one copy of a group entry.
+pub const ENTRY: usize = if cfg!(disk_chan_loom) { LINE } else { 64 };
+/// Words of the header of a record.
+pub const RECORD_HEADER: usize = 4;
+/// Most messages that one add to the cursor reserves.
+pub const MAX_RUN: usize = 64;
+/// Op cells that an open takes at a time.
+pub const OP_BLOCK: usize = 4;
+/// Bits of an offset that are the index in the page.
+pub const INDEX_BITS: u32 = 20;
+/// The page number has the remaining bits.
+pub const MAX_PAGE_NUMBER: u64 = (1 << (64 - INDEX_BITS)) - 1;
+/// Laps after which the tables of a page are cleared before it opens.
+pub const CLEAR_EVERY_LAPS: u64 = 1 << 22;
+/// How far the synced limit of page numbers is raised.
+pub const PAGE_LIMIT_STEP: u64 = 1 << 28;
+/// Bytes of a message kept free for what a dead letter adds.
+pub const DEAD_LETTER_ROOM: usize = 64;
+/// Longest group name in bytes.
+pub const MAX_GROUP_NAME: usize = 128;
+
+const PAGE_HEADER: usize = 4 * LINE;
+
+const _: () = assert!(cfg!(target_endian = "little"), "disk_chan needs a little-endian target");
+const _: () = assert!(usize::BITS == 64, "disk_chan needs a 64-bit target");
+const _: () = assert!(LINE * 8 == 128 || cfg!(disk_chan_loom));
+const _: () = assert!(BLOCK * 8 == 4096 || cfg!(disk_chan_loom));
+const _: () = assert!(MAX_GROUP_NAME / 8 + 6 <= ENTRY || cfg!(disk_chan_loom));
+
+/// The numbers that a channel is made with; stored in its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes of a page.
+    pub page_size: usize,
+    /// Pages of the ring.
+    pub max_pages: usize,
+    /// Bytes of a usual message; sizes the slot table.
+    pub typical_message_len: usize,
+    /// Groups that fit.
+    pub max_groups: usize,
+    /// Opens at once.
+    pub max_opens: usize,
+    /// Sends running at once.
+    pub max_op_cells: usize,
+    /// Messages of one group handed out at once.
+    pub max_held: usize,
+    /// What a full ring does.
+    pub overflow: Overflow,
+}
+
+/// Where everything lies: computed from the geometry, never stored.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The geometry it was computed from.
+    pub geometry: Geometry,
+    /// Slots, and so most messages, of a page.
+    pub slots: usize,
+    /// Words of the record area of a page.
+    pub data_words: usize,
+    /// Words of the largest record.
+    pub max_record_words: usize,
+    /// Words of the control part.
+    pub control_words: usize,
+    /// Words of a page.
+    pub page_words: usize,
+    unit_bits: u32,
+    count_bits: u32,
+    lap_bits: u32,
+    opens: usize,
+    op_blocks: usize,
+    op_cells: usize,
+    group_lines: usize,
+    group_entries: usize,
+    claim_cells: usize,
+    group_stride: usize,
+    slot_table: usize,
+    data: usize,
+}
+
+fn bad(option: &'static str, value: usize, reason: impl Into<String>) -> OpenError {
+    OpenError::InvalidOption { option, value: value as u64, reason: reason.into() }
+}
+
+fn between(option: &'static str, value: usize, low: usize, high: usize) -> Result<(), OpenError> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(bad(option, value, format!("must be between {low} and {high}")))
+}
+
+const fn bits_for(value: usize) -> u32 {
+    usize::BITS - value.leading_zeros()
+}
+
+impl Layout {
+    /// Checks a geometry that a user or a file gave, and lays it out.
+    pub fn new(geometry: Geometry) -> Result<Self, OpenError> {
+        let g = &geometry;
+        between("page_size", g.page_size, 64 << 10, 1 << 30)?;
+        if !g.page_size.is_multiple_of(4096) {
+            return Err(bad("page_size", g.page_size, "must be a multiple of 4096"));
+        }
+        between("max_pages", g.max_pages, 2, 1 << 16)?;
+        between("typical_message_len", g.typical_message_len, 0, 1 << 30)?;
+        between("max_groups", g.max_groups, 1, 4096)?;
+        between("max_opens", g.max_opens, 1, 4096)?;
+        between("max_op_cells", g.max_op_cells, OP_BLOCK, 1 << 14)?;
+        if !g.max_op_cells.is_multiple_of(OP_BLOCK) {
+            return Err(bad("max_op_cells", g.max_op_cells, format!("must be a multiple of {OP_BLOCK}")));
+        }
+        between("max_held", g.max_held, 1, GroupCursor::MAX_CELLS)?;
+        let page_words = g.page_size / 8;
+        let record = RECORD_HEADER + g.typical_message_len.div_ceil(8);
+        let fixed = PAGE_HEADER + g.max_groups * 2 * LINE + LINE;
+        // Per slot: its word, its ack bit in every group (32 to a word), its record.
+        let slots = page_words.saturating_sub(fixed) * 32 / (32 * (record + 1) + g.max_groups);
+        let layout = Self::with_slots(geometry, page_words, slots.min((1 << INDEX_BITS) - 2));
+        layout.ok_or_else(|| {
+            let reason = "the tables of a page would take more than half of it: \
+                          use larger pages, fewer groups or a larger typical message";
+            bad("page_size", geometry.page_size, reason)
+        })
+    }
+
+    /// The layout for a given number of slots, without the limits that users get: for models.
+    pub fn with_slots(geometry: Geometry, page_words: usize, slots: usize) -> Option<Self> {
+        let g = &geometry;
+        let group_stride = LINE + slots.div_ceil(32).next_multiple_of(LINE);
+        let slot_table = PAGE_HEADER + g.max_groups * group_stride;
+        let data = slot_table + slots.next_multiple_of(LINE);
+        let data_words = page_words.checked_sub(data)?;
+        if slots == 0 || (data_words < page_words / 2 && !cfg!(disk_chan_loom)) {
+            return None;
+        }
+        // The cursor word has room for one last add of every op cell beyond the end of the page.
+        let count_bits = bits_for(slots + g.max_op_cells * MAX_RUN);
+        let most = ((1usize << (CURSOR_BITS - 8 - count_bits)) - 1 - data_words) / g.max_op_cells;
+        let max_record_words = data_words.min(most);
+        let unit_bits = bits_for(data_words + g.max_op_cells * max_record_words);
+
+        let opens = 3 * BLOCK;
+        let op_blocks = opens + g.max_opens * LINE;
+        let op_cells = op_blocks + (g.max_op_cells / OP_BLOCK).next_multiple_of(LINE);
+        let group_lines = op_cells + g.max_op_cells * LINE;
+        let group_entries = (group_lines + g.max_groups * 2 * LINE).next_multiple_of(BLOCK);
+        let claim_cells = group_entries + g.max_groups * 2 * ENTRY;
+        let control_words = (claim_cells + g.max_groups * g.max_held * LINE).next_multiple_of(BLOCK);
+        Some(Self {
+            slots,
+            data_words,
+            max_record_words,
+            control_words,
+            page_words,
+            unit_bits,
+            count_bits,
+            lap_bits: CURSOR_BITS - unit_bits - count_bits,
+            opens,
+            op_blocks,
+            op_cells,
+            group_lines,
+            group_entries,
+            claim_cells,
+            group_stride,
+            slot_table,
+            data,
+            geometry,
+        })
+    }
+
+    /// Longest message in bytes.
+    pub fn max_message_len(&self) -> usize {
+        (self.max_record_words - RECORD_HEADER) * 8 - DEAD_LETTER_ROOM
+    }
+
+    /// Wake words as 32-bit words, padding included.
+    pub fn wake_halves(&self) -> usize {
+        (self.geometry.max_opens * LINE).next_multiple_of(BLOCK) * 2
+    }
+
+    /// Bytes of the whole file.
+    pub fn file_bytes(&self) -> u64 {
+        let pages = self.page_words as u64 * 8 * self.geometry.max_pages as u64;
+        self.control_words as u64 * 8 + self.wake_halves() as u64 * 4 + pages
+    }
+
+    /// The place of a page in the ring.
+    pub fn place(&self, page: u64) -> usize {
+        (page % self.geometry.max_pages as u64) as usize
+    }
+
+    /// How often the ring had gone round when this page came up.
+    pub fn lap(&self, page: u64) -> u64 {
+        page / self.geometry.max_pages as u64
+    }
+
+    /// The tag of a page's slots.
+    pub fn slot_tag(&self, page: u64) -> u32 {
+        self.lap(page) as u32
+    }
+
+    /// The tag of a group's words in a page.
+    pub fn group_tag(&self, page: u64, generation: u8) -> u32 {
+        (self.lap(page) as u32) << 8 | u32::from(generation)
+    }
+
+    /// The lap as far as the cursor word holds it.
+    pub fn cursor_lap(&self, page: u64) -> u64 {
+        self.lap(page) & ((1 << self.lap_bits) - 1)
+    }
+
+    /// Whether a turn to this page brings the cursor's lap bits to 0 or half their range, where a
+    /// late compare-and-swap from long ago must be ruled out first.
+    pub fn cursor_lap_comes_round(&self, page: u64) -> bool {
+        self.cursor_lap(page) & ((1 << (self.lap_bits - 1)) - 1) == 0
+    }
+
+    /// Reads a cursor word.
+    pub fn cursor(&self, word: u64) -> Cursor {
+        Cursor {
+            state: PageState::of(word >> CURSOR_BITS),
+            lap: (word >> (self.unit_bits + self.count_bits)) & ((1 << self.lap_bits) - 1),
+            count: ((word >> self.unit_bits) & ((1 << self.count_bits) - 1)) as usize,
+            units: (word & ((1 << self.unit_bits) - 1)) as usize,
+        }
+    }
+
+    /// Writes a cursor word.
+    pub fn cursor_word(&self, c: Cursor) -> u64 {
+        (c.state as u64) << CURSOR_BITS
+            | c.lap << (self.unit_bits + self.count_bits)
+            | (c.count as u64) << self.unit_bits
+            | c.units as u64
+    }
+
+    /// What a sender adds to the cursor word for `run` messages of `units` words together.
+    pub fn cursor_add(&self, run: usize, units: usize) -> u64 {
+        (run as u64) << self.unit_bits | units as u64
+    }
+}
+
+const CURSOR_BITS: u32 = 62;
+
+/// The state of a page; it only moves forward within a lap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum PageState {
+    /// Turned, and not yet to be written: its predecessor may still be open.
+    Prepared = 0,
+    /// Senders add to it.
+    Open = 1,
+    /// Full or closed: no add that comes now counts.
+    Sealed = 2,
+}
+
+impl PageState {
+    fn of(bits: u64) -> Self {
+        match bits {
+            0 => Self::Prepared,
+            1 => Self::Open,
+            _ => Self::Sealed,
+        }
+    }
+}
+
+/// A page's cursor word: `{state 2, lap, count, units}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Prepared, open or sealed.
+    pub state: PageState,
+    /// The low bits of the lap.
+    pub lap: u64,
+    /// Indexes given out; may overshoot the slot table.
+    pub count: usize,
+    /// Words of the record area given out; may overshoot it.
+    pub units: usize,
+}
+
+/// The head word: `{closed 1, send epoch 19, page number 44}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Nobody may send.
+    pub closed: bool,
+    /// Counts the times that a closed channel was opened for sending again.
+    pub epoch: u32,
+    /// The page that senders write.
+    pub page: u64,
+}
+
+impl Head {
+    const EPOCH: u32 = (1 << 19) - 1;
+
+    /// Reads the word.
+    pub fn of(word: u64) -> Self {
+        let epoch = (word >> 44) as u32 & Self::EPOCH;
+        Self { closed: word >> 63 == 1, epoch, page: word & MAX_PAGE_NUMBER }
+    }
+
+    /// Writes the word.
+    pub fn word(self) -> u64 {
+        u64::from(self.closed) << 63 | u64::from(self.epoch & Self::EPOCH) << 44 | self.page
+    }
+}
+
+/// The tail word: `{group epoch 20, page number 44}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// Raised by every new group, after it published itself.
+    pub epoch: u64,
+    /// The oldest page.
+    pub page: u64,
+}
+
+impl Tail {
+    /// What a new group adds to the word.
+    pub const EPOCH_STEP: u64 = 1 << 44;
+
+    /// Reads the word.
+    pub fn of(word: u64) -> Self {
+        Self { epoch: word >> 44, page: word & MAX_PAGE_NUMBER }
+    }
+
+    /// Writes the word.
+    pub fn word(self) -> u64 {
+        self.epoch << 44 | self.page
+    }
+}
+
+/// What a slot of this lap says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotState {
+    /// Nothing in this lap yet: free, or reserved and still being written.
+    Untouched,
+    /// A record lies at this word of the record area.
+    Committed(usize),
+    /// Nothing will come here.
+    Skipped,
+    /// Its record does not verify.
+    Damaged,
+}
+
+/// A slot word: `{tag 32, state 3, place in the record area in words 29}`.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot;
+
+impl Slot {
+    /// Reads a slot as of the lap that `tag` names.
+    pub fn of(word: u64, tag: u32) -> SlotState {
+        if (word >> 32) as u32 != tag {
+            return SlotState::Untouched;
+        }
+        match word >> 29 & 7 {
+            1 => SlotState::Committed((word & ((1 << 29) - 1)) as usize),
+            2 => SlotState::Skipped,
+            3 => SlotState::Damaged,
+            _ => SlotState::Untouched,
+        }
+    }
+
+    /// Writes a slot.
+    pub fn word(tag: u32, state: SlotState) -> u64 {
+        let low = match state {
+            SlotState::Untouched => 0,
+            SlotState::Committed(at) => 1 << 29 | at as u64,
+            SlotState::Skipped => 2 << 29,
+            SlotState::Damaged => 3 << 29,
+        };
+        u64::from(tag) << 32 | low
+    }
+}
+
+/// A group's cursor word in a page: `{tag 32, closed 1, cell of the last claimer + 1: 11, index 20}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupCursor {
+    /// The group lost this page: nothing more is claimed in it in this lap.
+    pub closed: bool,
+    /// The claim cell of the last claimer, if the last step was a claim.
+    pub cell: Option<usize>,
+    /// The next index to be handed out.
+    pub index: usize,
+}
+
+impl GroupCursor {
+    /// Most claim cells that the word can name.
+    pub const MAX_CELLS: usize = (1 << 11) - 1;
+
+    /// Reads the word as of `tag`; untouched, it stands at `start`.
+    pub fn of(word: u64, tag: u32, start: usize) -> Self {
+        if (word >> 32) as u32 != tag {
+            return Self { closed: false, cell: None, index: start };
+        }
+        let cell = (word >> 20 & 0x7ff) as usize;
+        Self { closed: word >> 31 & 1 == 1, cell: cell.checked_sub(1), index: (word & 0xf_ffff) as usize }
+    }
+
+    /// Writes the word.
+    pub fn word(self, tag: u32) -> u64 {
+        let cell = self.cell.map_or(0, |c| c as u64 + 1);
+        u64::from(tag) << 32 | u64::from(self.closed) << 31 | cell << 20 | self.index as u64
+    }
+}
+
+/// An ack word: `{tag 32, done bits 32}`.
+#[derive(Clone, Copy, Debug)]
+pub struct Acks;
+
+impl Acks {
+    /// The done bits as of `tag`.
+    pub fn of(word: u64, tag: u32) -> u32 {
+        if (word >> 32) as u32 == tag { word as u32 } else { 0 }
+    }
+
+    /// Writes the word.
+    pub fn word(tag: u32, bits: u32) -> u64 {
+        u64::from(tag) << 32 | u64::from(bits)
+    }
+}
+
+/// The words of a file, wherever they lie: what every protocol works on.
+///
+/// Cheap to copy. In a process that opened a file they are the mapping; in a model they are a
+/// vector of loom's atomics.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a> {
+    /// Where things lie.
+    pub layout: &'a Layout,
+    /// The control part.
+    pub control: &'a [AtomicU64],
+    /// The wake words.
+    pub wake: &'a [AtomicU32],
+    /// The pages.
+    pub pages: &'a [AtomicU64],
+    /// The channel's own number, part of every checksum.
+    pub uuid: [u64; 2],
+}
+
+impl<'a> Memory<'a> {
+    #[cfg(not(disk_chan_loom))]
+    fn channel_line(&self, line: usize) -> &'a [AtomicU64] {
+        let at = 2 * BLOCK + line * LINE;
+        &self.control[at..at + LINE]
+    }
+
+    /// The page that senders write: a [`Head`].
+    pub fn head(&self) -> &'a AtomicU64 {
+        &self.control[2 * BLOCK]
+    }
+
+    /// The oldest page: a [`Tail`].
+    pub fn tail(&self) -> &'a AtomicU64 {
+        #[cfg(disk_chan_loom)]
+        return &self.control[2 * BLOCK + 1];
+        #[cfg(not(disk_chan_loom))]
+        &self.control[2 * BLOCK + LINE]
+    }
+
+    /// Whether a receiver sleeps anywhere, and whether a sender waits for room anywhere: two flag
+    /// words on one line, see `wait.rs`.
+    pub fn sleepers(&self) -> [&'a AtomicU64; 2] {
+        #[cfg(disk_chan_loom)]
+        let line = &self.control[2 * BLOCK + 2..];
+        #[cfg(not(disk_chan_loom))]
+        let line = self.channel_line(2);
+        [&line[0], &line[1]]
+    }
+
+    /// Channel counters: page turns, waits for room, syncs, nanoseconds in syncs.
+    pub fn counters(&self) -> &'a [AtomicU64] {
+        #[cfg(disk_chan_loom)]
+        return &self.control[2 * BLOCK + 4..2 * BLOCK + 8];
+        #[cfg(not(disk_chan_loom))]
+        self.channel_line(3)
+    }
+
+    /// The first page number that may not open until the limit is raised and synced.
+    pub fn page_limit(&self) -> &'a AtomicU64 {
+        #[cfg(disk_chan_loom)]
+        return &self.control[2 * BLOCK + 8];
+        #[cfg(not(disk_chan_loom))]
+        &self.channel_line(4)[0]
+    }
+
+    /// Above every entry of an open that was ever used.
+    pub fn opens_used(&self) -> &'a AtomicU64 {
+        #[cfg(disk_chan_loom)]
+        return &self.control[2 * BLOCK + 9];
+        #[cfg(not(disk_chan_loom))]
+        &self.channel_line(4)[1]
+    }
+
+    /// The line of an open.
+    pub fn open(&self, open: usize) -> &'a [AtomicU64] {
+        let at = self.layout.opens + open * LINE;
+        &self.control[at..at + LINE]
+    }
+
+    /// The futex word of an open.
+    pub fn wake_word(&self, open: usize) -> &'a AtomicU32 {
+        &self.wake[open * LINE * 2]
+    }
+
+    /// Which open uses these four op cells.
+    pub fn op_block(&self, block: usize) -> &'a AtomicU64 {
+        &self.control[self.layout.op_blocks + block]
+    }
+
+    /// An op cell: state word, operand.
+    #[inline]
+    pub fn op_cell(&self, cell: usize) -> (&'a AtomicU64, &'a AtomicU64) {
+        let at = self.layout.op_cells + cell * LINE;
+        let line = &self.control[at..at + 2];
+        (&line[0], &line[1])
+    }
+
+    /// A group's live words: the read-mostly line, then the line of counters.
+    #[inline]
+    pub fn group_lines(&self, group: usize) -> (&'a [AtomicU64], &'a [AtomicU64]) {
+        let at = self.layout.group_lines + group * 2 * LINE;
+        self.control[at..at + 2 * LINE].split_at(LINE)
+    }
+
+    /// One copy of a group's entry.
+    pub fn group_entry(&self, group: usize, copy: usize) -> &'a [AtomicU64] {
+        let at = self.layout.group_entries + (group * 2 + copy) * ENTRY;
+        &self.control[at..at + ENTRY]
+    }
+
+    /// The byte range of a group's entries in the file.
+    pub fn group_entry_bytes(&self, group: usize) -> std::ops::Range<usize> {
+        let at = (self.layout.group_entries + group * 2 * ENTRY) * 8;
+        at..at + 2 * ENTRY * 8
+    }
+
+    /// A claim cell: state word, offset, time of taking.
+    #[inline]
+    pub fn claim_cell(&self, group: usize, cell: usize) -> [&'a AtomicU64; 3] {
+        let at = self.layout.claim_cells + (group * self.layout.geometry.max_held + cell) * LINE;
+        let line = &self.control[at..at + 3];
+        [&line[0], &line[1], &line[2]]
+    }
+
+    /// The words of the page at a place.
+    #[inline]
+    pub fn page_words(&self, place: usize) -> &'a [AtomicU64] {
+        let at = place * self.layout.page_words;
+        &self.pages[at..at + self.layout.page_words]
+    }
+}
+
+/// Positions inside a page, in words.
+impl Layout {
+    /// The page number.
+    pub const PAGE_NUMBER: usize = 0;
+    /// The cursor word.
+    pub const PAGE_CURSOR: usize = LINE;
+    /// When the page was opened, in unix milliseconds; never less than in the page before.
+    pub const PAGE_OPENED_AT: usize = 2 * LINE;
+    /// Not zero in a lap in which a record did not verify: the page number plus one.
+    pub const PAGE_DAMAGE_SEEN: usize = 2 * LINE + 1;
+
+    /// A group's cursor word.
+    #[inline]
+    pub fn group_cursor_at(&self, group: usize) -> usize {
+        PAGE_HEADER + group * self.group_stride
+    }
+
+    /// The ack word that holds `index`.
+    #[inline]
+    pub fn ack_word_at(&self, group: usize, index: usize) -> usize {
+        PAGE_HEADER + group * self.group_stride + LINE + index / 32
+    }
+
+    /// A slot.
+    #[inline]
+    pub fn slot_at(&self, index: usize) -> usize {
+        self.slot_table + index
+    }
+
+    /// A word of the record area.
+    #[inline]
+    pub fn data_at(&self, place: usize) -> usize {
+        self.data + place
+    }
+
+    /// Where the records begin: the words before are header and tables.
+    pub fn tables(&self) -> std::ops::Range<usize> {
+        PAGE_HEADER..self.data
+    }
+
+    /// The words of one group in a page: cursor line and ack words.
+    pub fn group_words(&self, group: usize) -> std::ops::Range<usize> {
+        let at = self.group_cursor_at(group);
+        at..at + self.group_stride
+    }
+}
+
+#[cfg(all(test, not(disk_chan_loom)))]
+mod tests {
+    use super::*;
+
+    fn geometry() -> Geometry {
+        Geometry {
+            page_size: 16 << 20,
+            max_pages: 16,
+            typical_message_len: 64,
+            max_groups: 64,
+            max_opens: 256,
+            max_op_cells: 1024,
+            max_held: 256,
+            overflow: Overflow::Block,
+        }
+    }
+
+    #[test]
+    fn every_word_survives_its_own_parse() {
+        let l = Layout::new(geometry()).unwrap();
+        for c in [
+            Cursor { state: PageState::Open, lap: 7, count: 3, units: 99 },
+            Cursor { state: PageState::Sealed, lap: l.cursor_lap(u64::MAX >> 20), count: l.slots, units: l.data_words },
+        ] {
+            assert_eq!(l.cursor(l.cursor_word(c)), c);
+        }
+        let h = Head { closed: true, epoch: 5, page: MAX_PAGE_NUMBER };
+        assert_eq!(Head::of(h.word()), h);
+        let t = Tail { epoch: 9, page: 123 };
+        assert_eq!(Tail::of(t.word()), t);
+        let c = GroupCursor { closed: true, cell: Some(2046), index: 0xf_ffff };
+        assert_eq!(GroupCursor::of(c.word(8), 8, 0), c);
+        assert_eq!(GroupCursor::of(c.word(8), 9, 4), GroupCursor { closed: false, cell: None, index: 4 });
+        for s in [SlotState::Committed(12345), SlotState::Skipped, SlotState::Damaged] {
+            assert_eq!(Slot::of(Slot::word(3, s), 3), s);
+            assert_eq!(Slot::of(Slot::word(3, s), 4), SlotState::Untouched);
+        }
+        assert_eq!(Acks::of(Acks::word(1, 0xffff_0000), 1), 0xffff_0000);
+        assert_eq!(Acks::of(Acks::word(1, 0xffff_0000), 2), 0);
+    }
+
+    #[test]
+    fn the_cursor_holds_the_overshoot_of_every_cell() {
+        for page_size in [64 << 10, 1 << 20, 16 << 20, 256 << 20, 1 << 30] {
+            for max_op_cells in [4, 1024, 1 << 14] {
+                let l = Layout::new(Geometry { page_size, max_op_cells, ..geometry() }).unwrap();
+                assert!(l.lap_bits >= 8, "{page_size} {max_op_cells}: {} lap bits", l.lap_bits);
+                assert!(l.slots + max_op_cells * MAX_RUN < 1 << l.count_bits);
+                assert!(l.data_words + max_op_cells * l.max_record_words < 1 << l.unit_bits);
+                assert!(l.max_message_len() > 1000);
+            }
+        }
+    }
+
+    #[test]
+    fn tables_over_half_a_page_are_refused() {
+        let g = Geometry { page_size: 64 << 10, max_groups: 1000, ..geometry() };
+        assert!(matches!(Layout::new(g), Err(OpenError::InvalidOption { option: "page_size", .. })));
+    }
+
+    #[test]
+    fn the_parts_of_a_file_do_not_overlap() {
+        let l = Layout::new(geometry()).unwrap();
+        assert!(l.opens >= 3 * BLOCK && l.op_blocks > l.opens && l.op_cells > l.op_blocks);
+        assert!(l.group_lines > l.op_cells && l.group_entries > l.group_lines && l.claim_cells > l.group_entries);
+        assert_eq!(l.group_cursor_at(0), PAGE_HEADER);
+        assert!(l.ack_word_at(0, l.slots - 1) < l.group_cursor_at(1));
+        assert!(l.ack_word_at(63, l.slots - 1) < l.slot_at(0));
+        assert!(l.slot_at(l.slots - 1) < l.data_at(0));
+        assert_eq!(l.data_at(l.data_words), l.page_words);
+    }
+}

@@ -1,0 +1,236 @@
+//! What a receiver hands out: a message where it lies, a copy of one, a lease.
+#![forbid(unsafe_code)]
+
+use crate::claim::Claim;
+use crate::group::Group;
+use crate::shared::Root;
+use crate::{AckError, Offset};
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::thread::panicking;
+use std::time::{Duration, SystemTime};
+
+/// What dropping a hand-out means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dropped {
+    Done,
+    GiveBack,
+}
+
+/// A claim that is finished or given back exactly once.
+struct Hold<R: Deref<Target = Root>> {
+    root: R,
+    claim: Claim,
+    dropped: Dropped,
+    open: bool,
+    /// Made while a panic unwound: then its drop is no sign of another one.
+    panicking: bool,
+}
+
+impl<R: Deref<Target = Root>> Hold<R> {
+    #[inline]
+    fn new(root: R, claim: Claim, dropped: Dropped) -> Self {
+        Self { root, claim, dropped, open: true, panicking: panicking() }
+    }
+
+    fn group(&self) -> Group<'_> {
+        Group::of(self.root.memory(), self.claim.group, self.claim.state)
+    }
+
+    #[inline]
+    fn ack(&mut self) -> Result<(), AckError> {
+        self.open = false;
+        let group = self.group();
+        let acked = group.ack(&self.claim);
+        self.root.after_ack(group, &self.claim);
+        acked
+    }
+
+    fn give_back(&mut self) -> Result<(), AckError> {
+        self.open = false;
+        let group = self.group();
+        let given = group.give_back(&self.claim);
+        self.root.after_give_back(group);
+        given
+    }
+
+    fn sent_at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.claim.record.sent_at)
+    }
+}
+
+impl<R: Deref<Target = Root>> Drop for Hold<R> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        // An error means that somebody else finished it: nothing is left to do.
+        let _ = if self.dropped == Dropped::GiveBack || panicking() && !self.panicking {
+            self.give_back()
+        } else {
+            self.ack()
+        };
+    }
+}
+
+enum Bytes<'a> {
+    InPlace(&'a [u8]),
+    Copied(Vec<u8>),
+}
+
+/// A message, where it lies in the file; under `Overflow::DropOldest` a verified copy.
+///
+/// Dropping it is being done with it, as with an in-memory channel: who must not lose it when a task
+/// is cancelled takes a [`Lease`]. Dropped by a panic that began after it was received, it is given
+/// back. Forgotten, it is given back at the receiver's next receive or when that is dropped.
+pub struct Message<'a> {
+    bytes: Bytes<'a>,
+    hold: Hold<&'a Root>,
+}
+
+/// A message as a copy of its own. Dropping it is being done with it; dropped by a panic that began
+/// after it was received, it is given back.
+pub struct OwnedMessage {
+    bytes: Vec<u8>,
+    hold: Hold<Arc<Root>>,
+}
+
+/// A message that is not done until [`ack`](Self::ack): a copy that can move to another task.
+///
+/// Dropped without, it is given back, and handed out again before any new message.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("orders.chan");
+/// # let channel = disk_chan::Options::new().page_size(1 << 20).max_pages(4).blocking_open(&path)?;
+/// # let tx = channel.sender();
+/// let mut rx = channel.blocking_subscribe("billing")?;
+/// tx.blocking_send(b"order 1")?;
+/// drop(rx.blocking_lease()?);
+/// let again = rx.blocking_lease()?;
+/// assert_eq!(again.attempts(), 2);
+/// again.ack()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a lease that is dropped is given back"]
+pub struct Lease {
+    bytes: Vec<u8>,
+    hold: Hold<Arc<Root>>,
+}
+
+impl<'a> Message<'a> {
+    #[inline]
+    pub(crate) fn in_place(root: &'a Root, claim: Claim) -> Self {
+        let page = root.ring().page(claim.offset.page());
+        let bytes = Bytes::InPlace(page.payload(claim.record.at, claim.record.len));
+        Self { bytes, hold: Hold::new(root, claim, Dropped::Done) }
+    }
+
+    pub(crate) fn copied(root: &'a Root, claim: Claim, bytes: Vec<u8>) -> Self {
+        Self { bytes: Bytes::Copied(bytes), hold: Hold::new(root, claim, Dropped::Done) }
+    }
+}
+
+impl OwnedMessage {
+    pub(crate) fn new(root: Arc<Root>, claim: Claim, bytes: Vec<u8>) -> Self {
+        Self { bytes, hold: Hold::new(root, claim, Dropped::Done) }
+    }
+
+    /// The bytes; the message is done.
+    pub fn into_vec(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+impl Lease {
+    pub(crate) fn new(root: Arc<Root>, claim: Claim, bytes: Vec<u8>) -> Self {
+        Self { bytes, hold: Hold::new(root, claim, Dropped::GiveBack) }
+    }
+
+    /// Being done with it: its group never gets it again.
+    ///
+    /// # Errors
+    ///
+    /// [`AckError`] if it was somebody else's by then; nothing was changed.
+    pub fn ack(mut self) -> Result<(), AckError> {
+        self.hold.ack()
+    }
+
+    /// Hands it out again, at once.
+    ///
+    /// # Errors
+    ///
+    /// [`AckError`] if it cannot be, or was somebody else's by then.
+    pub fn give_back(mut self) -> Result<(), AckError> {
+        self.hold.give_back()
+    }
+}
+
+impl Deref for Message<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::InPlace(bytes) => bytes,
+            Bytes::Copied(bytes) => bytes,
+        }
+    }
+}
+
+impl Deref for OwnedMessage {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Deref for Lease {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+macro_rules! hand_out {
+    ($name:ident, $type:ty) => {
+        impl $type {
+            /// Its place in the channel.
+            pub fn offset(&self) -> Offset {
+                self.hold.claim.offset
+            }
+
+            /// How often the group was given it, this time included.
+            pub fn attempts(&self) -> u32 {
+                self.hold.claim.word.attempts + 1
+            }
+
+            /// When it was sent, by a clock that ticks every few milliseconds.
+            pub fn sent_at(&self) -> SystemTime {
+                self.hold.sent_at()
+            }
+        }
+
+        impl AsRef<[u8]> for $type {
+            fn as_ref(&self) -> &[u8] {
+                self
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("offset", &self.offset())
+                    .field("len", &self.len())
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+hand_out!(Message, Message<'_>);
+hand_out!(OwnedMessage, OwnedMessage);
+hand_out!(Lease, Lease);

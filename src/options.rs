@@ -1,0 +1,190 @@
+//! How a channel is made and opened.
+#![forbid(unsafe_code)]
+
+#[cfg(not(disk_chan_loom))]
+use crate::layout::Geometry;
+#[cfg(not(disk_chan_loom))]
+use crate::{Channel, OpenError, channel};
+#[cfg(not(disk_chan_loom))]
+use std::path::Path;
+
+/// What happens to a send when the ring is full. Stored in the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// It waits until every group is done with the oldest page.
+    #[default]
+    Block,
+    /// The oldest page goes; each group that had not read it gets one
+    /// [`RecvError::Lagged`](crate::RecvError::Lagged). Every hand-out is a verified copy.
+    DropOldest,
+}
+
+/// Whether a channel may be created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Create {
+    /// Opened if it is there, else created.
+    #[default]
+    OpenOrCreate,
+    /// Created; an existing file is an error.
+    CreateNew,
+    /// Opened; a missing file is an error.
+    OpenExisting,
+}
+
+/// Where a new group starts. It counts only when the group is created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest message in the ring.
+    #[default]
+    Oldest,
+    /// Behind the newest message.
+    Newest,
+    /// At this offset, or the next message if it lies in a gap. Below the ring it is the oldest
+    /// message; beyond the end it is an error.
+    At(crate::Offset),
+}
+
+/// How a channel is made and opened.
+///
+/// What is set here is stored in a new file; opening an existing file with another value is
+/// [`OpenError::Mismatch`](crate::OpenError::Mismatch). What is not set takes its default in a new
+/// file and accepts what an existing file has.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("orders.chan");
+/// let channel = disk_chan::Options::new().page_size(1 << 20).max_pages(4).blocking_open(&path)?;
+/// assert!(channel.capacity_bytes() <= 4 << 20);
+/// # Ok::<(), disk_chan::OpenError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Options {
+    pub(crate) page_size: Option<usize>,
+    pub(crate) max_pages: Option<usize>,
+    pub(crate) typical_message_len: Option<usize>,
+    pub(crate) max_groups: Option<usize>,
+    pub(crate) max_opens: Option<usize>,
+    pub(crate) max_op_cells: Option<usize>,
+    pub(crate) max_held: Option<usize>,
+    pub(crate) overflow: Option<Overflow>,
+    pub(crate) create: Create,
+    pub(crate) trust_file_system: bool,
+    pub(crate) first_page: u64,
+}
+
+#[cfg(not(disk_chan_loom))]
+impl Options {
+    /// Nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Bytes of a page: a multiple of 4096 from 64 KiB to 1 GiB; 16 MiB if not set.
+    pub fn page_size(mut self, bytes: usize) -> Self {
+        self.page_size = Some(bytes);
+        self
+    }
+
+    /// Pages of the ring: 2 to 65,536; 16 if not set.
+    pub fn max_pages(mut self, pages: usize) -> Self {
+        self.max_pages = Some(pages);
+        self
+    }
+
+    /// Bytes of a usual message; 64 if not set. It only sizes the slot table: where messages are
+    /// much shorter, pages end before their bytes are used up.
+    pub fn typical_message_len(mut self, bytes: usize) -> Self {
+        self.typical_message_len = Some(bytes);
+        self
+    }
+
+    /// Groups that the channel can have at once: 1 to 4096; 64 if not set.
+    pub fn max_groups(mut self, groups: usize) -> Self {
+        self.max_groups = Some(groups);
+        self
+    }
+
+    /// How often the file can be open at once: 1 to 4096; 256 if not set.
+    pub fn max_opens(mut self, opens: usize) -> Self {
+        self.max_opens = Some(opens);
+        self
+    }
+
+    /// Sends that can run at the same moment, in all processes: a multiple of 4 from 4 to 16,384;
+    /// 1024 if not set.
+    pub fn max_op_cells(mut self, cells: usize) -> Self {
+        self.max_op_cells = Some(cells);
+        self
+    }
+
+    /// Messages of one group that can be handed out and not done: 1 to 2047; 256 if not set.
+    pub fn max_held(mut self, messages: usize) -> Self {
+        self.max_held = Some(messages);
+        self
+    }
+
+    /// What a send does when the ring is full; [`Overflow::Block`] if not set.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = Some(overflow);
+        self
+    }
+
+    /// Whether the channel may be created. Not stored.
+    pub fn create(mut self, create: Create) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Accepts any file system, not only ext4, xfs and tmpfs. Not stored.
+    ///
+    /// On others the promises may not hold: a full disk can be a fatal signal where blocks are
+    /// copied on write, and a network file system shows other machines different bytes.
+    pub fn trust_file_system(mut self, yes: bool) -> Self {
+        self.trust_file_system = yes;
+        self
+    }
+
+    /// The page number that a new channel starts with, for tests of numbers near their end.
+    #[doc(hidden)]
+    pub fn first_page(mut self, number: u64) -> Self {
+        self.first_page = number;
+        self
+    }
+
+    /// Opens or creates the channel, off the executor's threads.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the file may or may not have been created; nothing else remains.
+    pub async fn open(self, path: impl AsRef<Path>) -> Result<Channel, OpenError> {
+        let path = path.as_ref().to_owned();
+        channel::off_thread(move || self.blocking_open(path)).await
+    }
+
+    /// Opens or creates the channel.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub fn blocking_open(self, path: impl AsRef<Path>) -> Result<Channel, OpenError> {
+        Channel::open(&self, path.as_ref())
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        Geometry {
+            page_size: self.page_size.unwrap_or(16 << 20),
+            max_pages: self.max_pages.unwrap_or(16),
+            typical_message_len: self.typical_message_len.unwrap_or(64),
+            max_groups: self.max_groups.unwrap_or(64),
+            max_opens: self.max_opens.unwrap_or(256),
+            max_op_cells: self.max_op_cells.unwrap_or(1024),
+            max_held: self.max_held.unwrap_or(256),
+            overflow: self.overflow.unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! One page: reserve, commit, skip, seal, read.
+//!
+//! **Invariants.**
+//! - The state of the cursor word only moves forward within a lap: PREPARED, OPEN, SEALED. Nothing
+//!   lowers count or units but the turn {SEALED, L} -> {PREPARED, L + 1, 0, 0}; opening keeps them.
+//! - Only an add that came back OPEN may write, and only at the index and place it came back with.
+//!   An add that came back PREPARED or SEALED writes nothing; its index is skipped on proof.
+//! - The page number is stored before the page opens, and cannot change while a slot below the
+//!   count is unresolved. So it is read after the add.
+//! - A slot goes untouched -> COMMITTED by its sender's plain store; -> SKIPPED by its sender, or
+//!   on proof that no sender can still store (cells.rs); COMMITTED -> DAMAGED.
+//! - Record words are stored and loaded only as relaxed 64-bit atomics, except through
+//!   [`Page::payload`], whose caller has the page pinned.
+
+use crate::layout::{Cursor, Layout, Memory, PageState, RECORD_HEADER, Slot, SlotState};
+use crate::sync::{AtomicU64, Ordering, fence};
+use Ordering::{AcqRel, Acquire, Relaxed, Release};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A message on its way into a page.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'m> {
+    payload: &'m [u8],
+    hash: u64,
+}
+
+impl<'m> Record<'m> {
+    /// Hashes the payload, so that this work is done before anything is reserved.
+    pub fn new(payload: &'m [u8]) -> Self {
+        Self { payload, hash: xxh3_64(payload) }
+    }
+
+    /// Words of the record.
+    pub fn words(&self) -> usize {
+        record_words(self.payload.len())
+    }
+}
+
+fn record_words(len: usize) -> usize {
+    RECORD_HEADER + len.div_ceil(8)
+}
+
+fn checksum(uuid: [u64; 2], head: [u64; 3], payload_hash: u64) -> u64 {
+    let mut bytes = [0; 48];
+    let words = [uuid[0], uuid[1], head[0], head[1], head[2], payload_hash];
+    for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    xxh3_64(&bytes)
+}
+
+/// Where an add came to lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// The first index.
+    pub index: usize,
+    /// The first word in the record area.
+    pub at: usize,
+}
+
+/// The header of a record that verified.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified {
+    /// Bytes of the payload.
+    pub len: usize,
+    /// Send time in unix milliseconds.
+    pub sent_at: u64,
+    /// Where the payload lies in the record area, in words.
+    pub at: usize,
+}
+
+/// One page of the ring.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    layout: &'a Layout,
+    words: &'a [AtomicU64],
+}
+
+impl<'a> Page<'a> {
+    /// The page at a place.
+    #[inline]
+    pub fn new(mem: Memory<'a>, place: usize) -> Self {
+        Self { layout: mem.layout, words: mem.page_words(place) }
+    }
+
+    /// The page number.
+    #[inline]
+    pub fn number(&self) -> u64 {
+        self.number_word().load(Acquire) // ORDER[number]
+    }
+
+    /// The word of the page number.
+    pub fn number_word(&self) -> &'a AtomicU64 {
+        &self.words[Layout::PAGE_NUMBER]
+    }
+
+    /// The cursor word.
+    #[inline]
+    pub fn cursor_word(&self) -> &'a AtomicU64 {
+        &self.words[Layout::PAGE_CURSOR]
+    }
+
+    /// The cursor.
+    #[inline]
+    pub fn cursor(&self) -> Cursor {
+        // ORDER[reserve] Acquire: who sees the count of an add sees the announcement before it;
+        // ORDER[seal] who sees SEALED sees every index that came before.
+        self.layout.cursor(self.cursor_word().load(Acquire))
+    }
+
+    /// A word of the header or the tables.
+    #[inline]
+    pub fn word(&self, at: usize) -> &'a AtomicU64 {
+        &self.words[at]
+    }
+
+    /// The word of a slot.
+    #[inline]
+    pub fn slot_word(&self, index: usize) -> &'a AtomicU64 {
+        &self.words[self.layout.slot_at(index)]
+    }
+
+    /// A slot, as of the lap of page `number`.
+    #[inline]
+    pub fn slot(&self, number: u64, index: usize) -> SlotState {
+        // ORDER[commit] Acquire: the record was written before its slot was committed.
+        Slot::of(self.slot_word(index).load(Acquire), self.layout.slot_tag(number))
+    }
+
+    /// Whether no further message fits, for certain.
+    pub fn is_full(&self, c: Cursor) -> bool {
+        c.count >= self.layout.slots || c.units >= self.layout.data_words
+    }
+
+    /// Takes `run` indexes and `units` words, if the page is open and not full. The caller is
+    /// RESERVING this place.
+    #[inline]
+    pub fn reserve(&self, run: usize, units: usize) -> Option<Reserved> {
+        // Relaxed: only bounds the overshoot; the add decides.
+        let look = self.layout.cursor(self.cursor_word().load(Relaxed));
+        if look.state != PageState::Open || self.is_full(look) {
+            return None;
+        }
+        // ORDER[reserve] Release: the announcement comes before the count. Acquire, with
+        // ORDER[open]: the page number, and what its last readers and writers did, come before.
+        let c = self.cursor_word().fetch_add(self.layout.cursor_add(run, units), AcqRel);
+        let c = self.layout.cursor(c);
+        let open = c.state == PageState::Open && c.count < self.layout.slots;
+        open.then_some(Reserved { index: c.count, at: c.units })
+    }
+
+    /// Writes and commits records at a place of one's own; returns how many fitted. The others'
+    /// slots are skipped.
+    #[inline]
+    pub fn write(&self, uuid: [u64; 2], number: u64, place: Reserved, records: &[Record<'_>], now: u64) -> usize {
+        // ORDER[lap] Release: a copying reader that sees a word stored from here on also sees the
+        // page number that this sender saw.
+        fence(Release);
+        let tag = self.layout.slot_tag(number);
+        let mut at = place.at;
+        let mut written = 0;
+        for (i, record) in records.iter().enumerate() {
+            let index = place.index + i;
+            if index >= self.layout.slots {
+                break;
+            }
+            if at + record.words() <= self.layout.data_words {
+                self.write_record(uuid, at, crate::Offset::new(number, index).as_u64(), record, now);
+                // ORDER[commit] Release: the record before its slot. A plain store: a slot of a live
+                // sender is never changed by anybody else.
+                self.slot_word(index).store(Slot::word(tag, SlotState::Committed(at)), Release);
+                written += 1;
+            } else {
+                self.settle(number, index, SlotState::Skipped);
+            }
+            at += record.words();
+        }
+        written
+    }
+
+    #[inline]
+    fn write_record(&self, uuid: [u64; 2], at: usize, offset: u64, record: &Record<'_>, now: u64) {
+        let from = self.layout.data_at(at);
+        let words = &self.words[from..from + record.words()];
+        let head = [record.payload.len() as u64, offset, now];
+        let check = checksum(uuid, head, record.hash);
+        // Relaxed, here and below: ORDER[commit] and ORDER[lap] order them.
+        for (word, value) in words.iter().zip([head[0], head[1], head[2], check]) {
+            word.store(value, Relaxed);
+        }
+        let (whole, rest) = record.payload.as_chunks::<8>();
+        let words = &words[RECORD_HEADER..];
+        for (word, bytes) in words.iter().zip(whole) {
+            word.store(u64::from_le_bytes(*bytes), Relaxed);
+        }
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            words[whole.len()].store(u64::from_le_bytes(last), Relaxed);
+        }
+    }
+
+    /// Changes an unsettled slot of page `number` to `to`, under the rule for words that outlive a
+    /// lap. Nothing happens if it is settled, or the page has gone.
+    pub fn settle(&self, number: u64, index: usize, to: SlotState) {
+        let tag = self.layout.slot_tag(number);
+        let word = self.slot_word(index);
+        let seen = word.load(Acquire); // ORDER[commit]
+        let from = Slot::of(seen, tag);
+        let applies = match to {
+            SlotState::Damaged => matches!(from, SlotState::Committed(_)),
+            _ => from == SlotState::Untouched,
+        };
+        if applies && self.number() == number {
+            // AcqRel: whoever steps over the slot comes after whoever proved that it may be.
+            // A failure means that somebody else settled it.
+            let _ = word.compare_exchange(seen, Slot::word(tag, to), AcqRel, Relaxed);
+        }
+    }
+
+    /// Checks the place of a record against its slot's word: the header words, if in bounds.
+    fn header(&self, at: usize) -> Option<([u64; 4], usize)> {
+        let room = self.layout.data_words.checked_sub(at)?;
+        if room < RECORD_HEADER {
+            return None;
+        }
+        let from = self.layout.data_at(at);
+        // Relaxed: ORDER[commit] for the slot's reader, ORDER[lap] for a copying one.
+        let head: [u64; 4] = std::array::from_fn(|i| self.words[from + i].load(Relaxed));
+        let len = (head[0] & u64::from(u32::MAX)) as usize;
+        (record_words(len) <= room).then_some((head, len))
+    }
+
+    /// Verifies the record of `offset` at `at`. The caller has the page pinned.
+    #[inline]
+    pub fn verify(&self, uuid: [u64; 2], at: usize, offset: u64) -> Option<Verified> {
+        let (head, len) = self.header(at)?;
+        let at = at + RECORD_HEADER;
+        let good = head[1] == offset
+            && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(self.payload(at, len))) == head[3];
+        good.then_some(Verified { len, sent_at: head[2], at })
+    }
+
+    /// Copies and verifies the record of `offset` at `at`; the page may turn meanwhile, then the
+    /// answer is no, as it is for a damaged one: the page number tells which.
+    pub fn copy(&self, uuid: [u64; 2], at: usize, offset: u64, into: &mut Vec<u8>) -> Option<Verified> {
+        let (head, len) = self.header(at)?;
+        let at = at + RECORD_HEADER;
+        into.clear();
+        into.reserve(len.next_multiple_of(8));
+        let from = self.layout.data_at(at);
+        for word in &self.words[from..from + len.div_ceil(8)] {
+            into.extend_from_slice(&word.load(Relaxed).to_le_bytes()); // ORDER[lap]
+        }
+        into.truncate(len);
+        // ORDER[lap] Acquire: if a word of a later lap was copied, the page number read after this
+        // is that of the later lap.
+        fence(Acquire);
+        let number = self.number_word().load(Relaxed);
+        let good = number == crate::Offset::from_u64(offset).page()
+            && head[1] == offset
+            && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3];
+        good.then_some(Verified { len, sent_at: head[2], at })
+    }
+
+    /// The bytes of a committed record, where they lie.
+    ///
+    /// The caller holds a claim of this message that pins the page: a slot read as COMMITTED, the
+    /// group's ack bit of it unset until the caller is done. Then no sender stores to these words
+    /// (invariants of the ring) and none did later than the commit that the caller has seen.
+    #[cfg(not(disk_chan_loom))]
+    #[inline]
+    pub fn payload(&self, at: usize, len: usize) -> &'a [u8] {
+        let from = self.layout.data_at(at);
+        let words = &self.words[from..from + len.div_ceil(8)];
+        // SAFETY: the words are `len` initialised bytes or more of one allocation, alive for 'a.
+        // They are not written while the slice lives: see above, "the caller holds a claim". Bytes
+        // have no alignment and every value is valid.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), len) }
+    }
+
+    /// In a model the bytes are a copy, which the model never frees.
+    #[cfg(disk_chan_loom)]
+    pub fn payload(&self, at: usize, len: usize) -> &'a [u8] {
+        let from = self.layout.data_at(at);
+        let words = &self.words[from..from + len.div_ceil(8)];
+        let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
+        bytes.truncate(len);
+        bytes.leak()
+    }
+}

@@ -1,0 +1,618 @@
+//! Receiving.
+#![forbid(unsafe_code)]
+
+use crate::cells::Kind;
+use crate::claim::{Claim, Hand, How, Nothing};
+use crate::file::now;
+use crate::group::Group;
+use crate::park::block_on;
+use crate::shared::{Root, Sleeper};
+use crate::{GroupName, Lease, Message, OwnedMessage, RecvError, RecvTimeoutError, TryRecvError};
+use crossbeam_utils::Backoff;
+use futures_core::Stream;
+use futures_core::stream::FusedStream;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// Looks that a blocking receive makes, with pauses that double, before it sleeps.
+const SPINS: u32 = 7;
+
+/// Receives the messages of a group, in competition with the other receivers of that group.
+///
+/// A clone is another receiver of the same group.
+///
+/// # Cancel safety
+///
+/// Nothing is claimed that is not there: every receive future can be dropped at any time, and no
+/// message is lost.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("orders.chan");
+/// let channel = disk_chan::Options::new().page_size(1 << 20).max_pages(4).blocking_open(&path)?;
+/// let mut rx = channel.blocking_subscribe("billing")?;
+/// let tx = channel.sender();
+/// tx.blocking_send_many(&["a", "b", "c"])?;
+/// drop((tx, channel));
+/// let all: Vec<_> = rx.iter().map(|m| m.into_vec()).collect();
+/// assert_eq!(all, [b"a", b"b", b"c"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Receiver {
+    root: Arc<Root>,
+    at: Position,
+}
+
+/// What a receiver knows, apart from the channel.
+struct Position {
+    name: GroupName,
+    group: usize,
+    state: u64,
+    hand: Hand,
+    /// Messages handed out by reference; one that is still held at the next receive was forgotten.
+    loans: Vec<Claim>,
+    /// An error that was found behind messages which were handed out first.
+    owed: Option<RecvError>,
+    buffer: Vec<u8>,
+}
+
+impl Position {
+    fn new(root: &Root, name: GroupName, group: usize, state: u64) -> Self {
+        static RECEIVERS: AtomicUsize = AtomicUsize::new(0);
+        let mem = root.memory();
+        let page = Group::of(mem, group, state).page_hint().load(SeqCst).max(root.ring().tail().page);
+        // Receivers begin at different cells, so as not to share a line.
+        let cell = RECEIVERS.fetch_add(1, Relaxed) % mem.layout.geometry.max_held.min(64);
+        let hand = Hand { owner: root.file.id.index, page, cell, seen_returns: None };
+        Self { name, group, state, hand, loans: Vec::new(), owed: None, buffer: Vec::new() }
+    }
+
+    fn group<'r>(&self, root: &'r Root) -> Group<'r> {
+        Group::of(root.memory(), self.group, self.state)
+    }
+
+    /// Gives back what was handed out by reference and forgotten. No borrow of it can be alive.
+    #[inline]
+    fn take_loans_back(&mut self, root: &Root) {
+        while let Some(claim) = self.loans.pop() {
+            let group = self.group(root);
+            if group.cell(claim.cell).load() == claim.word && group.give_back(&claim).is_ok() {
+                root.after_give_back(group);
+            }
+        }
+    }
+
+    #[inline]
+    fn receive(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<Claim, Nothing> {
+        let how = How { kind, now: if kind == Kind::Lease { now() } else { 0 } };
+        let group = self.group(root);
+        group.receive(&root.ring(), &mut self.hand, how, &mut self.buffer, patient)
+    }
+
+    /// One look. A patient one also settles abandoned slots, and whether anybody is left to send.
+    #[inline]
+    fn attempt(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<Claim, TryRecvError> {
+        if let Some(owed) = self.owed.take() {
+            return Err(owed.into());
+        }
+        let mut nothing = match self.receive(root, kind, patient) {
+            Ok(claim) => return Ok(claim),
+            Err(nothing) => nothing,
+        };
+        // ORDER[disconnect] First that nobody is left, then once more that nothing is there: who
+        // sent and went in between has left the message.
+        let alone = nothing == Nothing::Empty && patient && !root.has_handles();
+        if alone {
+            match self.receive(root, kind, true) {
+                Ok(claim) => return Ok(claim),
+                Err(again) => nothing = again,
+            }
+        }
+        Err(match nothing {
+            Nothing::Empty if alone => TryRecvError::Disconnected,
+            Nothing::Empty => TryRecvError::Empty,
+            Nothing::Lagged(n) => TryRecvError::Lagged(n),
+            Nothing::Removed => TryRecvError::GroupRemoved,
+            Nothing::NoCell => {
+                let (held, _) = self.group(root).held_and_returned();
+                TryRecvError::TooManyHeld { held, max: root.file.map.layout().geometry.max_held }
+            }
+        })
+    }
+
+    fn poll(
+        &mut self,
+        root: &Arc<Root>,
+        kind: Kind,
+        sleeper: &mut Sleeper,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Claim, RecvError>> {
+        for again in [false, true] {
+            let error = match self.attempt(root, kind, true) {
+                Ok(claim) => {
+                    if sleeper.done() {
+                        root.pass_on(self.group(root));
+                    }
+                    return Poll::Ready(Ok(claim));
+                }
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::TooManyHeld { .. }) => {
+                    // SeqCst: said before the second look, as ORDER[sleep].
+                    self.group(root).starved().fetch_or(1, SeqCst);
+                    None
+                }
+                Err(TryRecvError::Disconnected) => Some(RecvError::Disconnected),
+                Err(TryRecvError::Lagged(n)) => Some(RecvError::Lagged(n)),
+                Err(TryRecvError::GroupRemoved) => Some(RecvError::GroupRemoved),
+            };
+            if let Some(error) = error {
+                return Poll::Ready(Err(error));
+            }
+            if !again {
+                sleeper.register(root, cx.waker());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// A claim without waiting, as an error that a waiting receive can also have.
+    fn more(&mut self, root: &Root, kind: Kind) -> Option<Claim> {
+        match self.attempt(root, kind, true) {
+            Ok(claim) => return Some(claim),
+            Err(TryRecvError::Lagged(n)) => self.owed = Some(RecvError::Lagged(n)),
+            Err(_) => {}
+        }
+        None
+    }
+
+    /// The bytes of a claim, as a copy.
+    fn copy(&mut self, root: &Root, claim: &Claim) -> Vec<u8> {
+        if root.drops_oldest() {
+            return std::mem::take(&mut self.buffer);
+        }
+        let page = root.ring().page(claim.offset.page());
+        page.payload(claim.record.at, claim.record.len).to_vec()
+    }
+}
+
+impl Receiver {
+    pub(crate) fn new(root: Arc<Root>, name: GroupName, group: usize, state: u64) -> Self {
+        let at = Position::new(&root, name, group, state);
+        Self { root, at }
+    }
+
+    async fn claim(&mut self, kind: Kind) -> Result<Claim, RecvError> {
+        let Self { root, at } = self;
+        at.take_loans_back(root);
+        let mut sleeper = Sleeper::receiver(at.group);
+        tokio::task::coop::cooperative(poll_fn(|cx| at.poll(root, kind, &mut sleeper, cx))).await
+    }
+
+    /// Nothing as an error means that the deadline passed.
+    #[inline]
+    fn blocking_claim(&mut self, kind: Kind, deadline: Option<Instant>) -> Result<Claim, Option<RecvError>> {
+        let Self { root, at } = self;
+        at.take_loans_back(root);
+        let backoff = Backoff::new();
+        for _ in 0..SPINS {
+            match at.attempt(root, kind, false) {
+                Ok(claim) => return Ok(claim),
+                Err(TryRecvError::Empty) => backoff.spin(),
+                Err(TryRecvError::Lagged(n)) => return Err(Some(RecvError::Lagged(n))),
+                Err(_) => break,
+            }
+        }
+        let mut sleeper = Sleeper::receiver(at.group);
+        let claim = block_on(deadline, |cx| at.poll(root, kind, &mut sleeper, cx));
+        claim.ok_or(None)?.map_err(Some)
+    }
+
+    fn try_claim(&mut self, kind: Kind) -> Result<Claim, TryRecvError> {
+        self.at.take_loans_back(&self.root);
+        self.at.attempt(&self.root, kind, true)
+    }
+
+    #[inline]
+    fn message(&mut self, claim: Claim) -> Message<'_> {
+        self.at.loans.push(claim);
+        if self.root.drops_oldest() {
+            let bytes = std::mem::take(&mut self.at.buffer);
+            return Message::copied(&self.root, claim, bytes);
+        }
+        Message::in_place(&self.root, claim)
+    }
+
+    fn lease_of(&mut self, claim: Claim) -> Lease {
+        let bytes = self.at.copy(&self.root, &claim);
+        Lease::new(Arc::clone(&self.root), claim, bytes)
+    }
+
+    fn owned(&mut self, claim: Claim) -> OwnedMessage {
+        let bytes = self.at.copy(&self.root, &claim);
+        OwnedMessage::new(Arc::clone(&self.root), claim, bytes)
+    }
+
+    /// Receives a message; waits until there is one.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`]. After `Lagged` the next receive goes on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, it has taken nothing. Once ready, dropping the message is being
+    /// done with it.
+    pub async fn recv(&mut self) -> Result<Message<'_>, RecvError> {
+        let claim = self.claim(Kind::Message).await?;
+        Ok(self.message(claim))
+    }
+
+    /// Receives a message; blocks the thread until there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    #[inline]
+    pub fn blocking_recv(&mut self) -> Result<Message<'_>, RecvError> {
+        let claim = self.blocking_claim(Kind::Message, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
+        Ok(self.message(claim))
+    }
+
+    /// Receives a message if there is one.
+    ///
+    /// # Errors
+    ///
+    /// See [`TryRecvError`].
+    pub fn try_recv(&mut self) -> Result<Message<'_>, TryRecvError> {
+        let claim = self.try_claim(Kind::Message)?;
+        Ok(self.message(claim))
+    }
+
+    /// Receives a message; blocks the thread until there is one, but not longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvTimeoutError`].
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message<'_>, RecvTimeoutError> {
+        let claim = self.claim_until(Kind::Message, Instant::now().checked_add(timeout))?;
+        Ok(self.message(claim))
+    }
+
+    /// As [`recv_timeout`](Self::recv_timeout), up to a moment.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvTimeoutError`].
+    pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Message<'_>, RecvTimeoutError> {
+        let claim = self.claim_until(Kind::Message, Some(deadline))?;
+        Ok(self.message(claim))
+    }
+
+    fn claim_until(&mut self, kind: Kind, deadline: Option<Instant>) -> Result<Claim, RecvTimeoutError> {
+        self.blocking_claim(kind, deadline).map_err(|e| e.map_or(RecvTimeoutError::Timeout, Into::into))
+    }
+
+    /// Receives up to `limit` messages; waits until there is one, and takes what else is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv); an error behind the first message is kept for the next receive.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`recv`](Self::recv).
+    pub async fn recv_many(&mut self, limit: usize) -> Result<Vec<Message<'_>>, RecvError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let first = self.claim(Kind::Message).await?;
+        Ok(self.many(first, limit))
+    }
+
+    /// As [`recv_many`](Self::recv_many); blocks the thread until there is a message.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    pub fn blocking_recv_many(&mut self, limit: usize) -> Result<Vec<Message<'_>>, RecvError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let first = self.blocking_claim(Kind::Message, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
+        Ok(self.many(first, limit))
+    }
+
+    fn many(&mut self, first: Claim, limit: usize) -> Vec<Message<'_>> {
+        let Self { root, at } = self;
+        let root: &Root = root;
+        let mut messages = Vec::new();
+        let mut next = Some(first);
+        while let Some(claim) = next {
+            at.loans.push(claim);
+            messages.push(if root.drops_oldest() {
+                Message::copied(root, claim, std::mem::take(&mut at.buffer))
+            } else {
+                Message::in_place(root, claim)
+            });
+            next = if messages.len() < limit { at.more(root, Kind::Message) } else { None };
+        }
+        messages
+    }
+
+    /// Leases a message; waits until there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped at any time, nothing is lost: a lease that was not finished is given back.
+    pub async fn lease(&mut self) -> Result<Lease, RecvError> {
+        let claim = self.claim(Kind::Lease).await?;
+        Ok(self.lease_of(claim))
+    }
+
+    /// Leases a message; blocks the thread until there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    pub fn blocking_lease(&mut self) -> Result<Lease, RecvError> {
+        let claim = self.blocking_claim(Kind::Lease, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
+        Ok(self.lease_of(claim))
+    }
+
+    /// Leases a message if there is one.
+    ///
+    /// # Errors
+    ///
+    /// See [`TryRecvError`].
+    pub fn try_lease(&mut self) -> Result<Lease, TryRecvError> {
+        let claim = self.try_claim(Kind::Lease)?;
+        Ok(self.lease_of(claim))
+    }
+
+    /// Leases a message; blocks the thread until there is one, but not longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvTimeoutError`].
+    pub fn lease_for(&mut self, timeout: Duration) -> Result<Lease, RecvTimeoutError> {
+        let claim = self.claim_until(Kind::Lease, Instant::now().checked_add(timeout))?;
+        Ok(self.lease_of(claim))
+    }
+
+    /// As [`lease_for`](Self::lease_for), up to a moment.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvTimeoutError`].
+    pub fn lease_deadline(&mut self, deadline: Instant) -> Result<Lease, RecvTimeoutError> {
+        let claim = self.claim_until(Kind::Lease, Some(deadline))?;
+        Ok(self.lease_of(claim))
+    }
+
+    /// Leases up to `limit` messages; waits until there is one, and takes what else is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_many`](Self::recv_many).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`lease`](Self::lease).
+    pub async fn lease_many(&mut self, limit: usize) -> Result<Vec<Lease>, RecvError> {
+        let mut leases = Vec::new();
+        if limit > 0 {
+            leases.push(self.lease().await?);
+        }
+        while leases.len() < limit
+            && let Some(claim) = self.at.more(&self.root, Kind::Lease)
+        {
+            leases.push(self.lease_of(claim));
+        }
+        Ok(leases)
+    }
+
+    /// The messages that are there, as copies; ends when there is none at the moment.
+    pub fn try_iter(&mut self) -> TryIter<'_> {
+        TryIter { receiver: self }
+    }
+
+    /// The messages, as copies; blocks the thread for each, and ends when nobody is left to send.
+    ///
+    /// What was dropped before the group had it (`Lagged`) is passed over; the group's statistics
+    /// count it.
+    pub fn iter(&mut self) -> Iter<'_> {
+        Iter { receiver: self, ended: false }
+    }
+
+    /// The messages, as copies, as a stream; ends when nobody is left to send.
+    pub fn stream(&mut self) -> MessageStream<'_> {
+        let sleeper = Sleeper::receiver(self.at.group);
+        MessageStream { receiver: self, sleeper, ended: false }
+    }
+
+    /// As [`stream`](Self::stream), with the receiver in it.
+    pub fn into_stream(self) -> IntoMessageStream {
+        let sleeper = Sleeper::receiver(self.at.group);
+        IntoMessageStream { receiver: self, sleeper, ended: false }
+    }
+
+    /// The name of the group.
+    pub fn group(&self) -> &GroupName {
+        &self.at.name
+    }
+
+    fn next_owned(&mut self) -> Option<OwnedMessage> {
+        loop {
+            match self.blocking_claim(Kind::Message, None) {
+                Ok(claim) => return Some(self.owned(claim)),
+                Err(Some(RecvError::Lagged(_))) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn poll_next_owned(&mut self, sleeper: &mut Sleeper, cx: &mut Context<'_>) -> Poll<Option<OwnedMessage>> {
+        let Self { root, at } = &mut *self;
+        at.take_loans_back(root);
+        let next = poll_fn(|cx| {
+            loop {
+                match at.poll(root, Kind::Message, sleeper, cx) {
+                    Poll::Ready(Err(RecvError::Lagged(_))) => {}
+                    other => return other,
+                }
+            }
+        });
+        // tokio's cooperative budget, as in `claim`.
+        let next = std::pin::pin!(tokio::task::coop::cooperative(next));
+        let claim = std::task::ready!(next.poll(cx));
+        Poll::Ready(claim.ok().map(|claim| self.owned(claim)))
+    }
+}
+
+impl Clone for Receiver {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.root), self.at.name.clone(), self.at.group, self.at.state)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.at.take_loans_back(&self.root);
+    }
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver")
+            .field("path", &self.root.file.path)
+            .field("group", &self.at.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl IntoIterator for Receiver {
+    type Item = OwnedMessage;
+    type IntoIter = IntoIter;
+
+    fn into_iter(self) -> IntoIter {
+        IntoIter { receiver: self, ended: false }
+    }
+}
+
+impl<'a> IntoIterator for &'a mut Receiver {
+    type Item = OwnedMessage;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// The messages that are there: see [`Receiver::try_iter`].
+#[derive(Debug)]
+pub struct TryIter<'a> {
+    receiver: &'a mut Receiver,
+}
+
+impl Iterator for TryIter<'_> {
+    type Item = OwnedMessage;
+
+    fn next(&mut self) -> Option<OwnedMessage> {
+        loop {
+            match self.receiver.try_claim(Kind::Message) {
+                Ok(claim) => return Some(self.receiver.owned(claim)),
+                Err(TryRecvError::Lagged(_)) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// The messages: see [`Receiver::iter`].
+#[derive(Debug)]
+pub struct Iter<'a> {
+    receiver: &'a mut Receiver,
+    ended: bool,
+}
+
+/// The messages, with the receiver in it: see [`Receiver::iter`].
+#[derive(Debug)]
+pub struct IntoIter {
+    receiver: Receiver,
+    ended: bool,
+}
+
+/// The messages as a stream: see [`Receiver::stream`].
+#[derive(Debug)]
+#[must_use = "streams do nothing unless polled"]
+pub struct MessageStream<'a> {
+    receiver: &'a mut Receiver,
+    sleeper: Sleeper,
+    ended: bool,
+}
+
+/// The messages as a stream, with the receiver in it: see [`Receiver::into_stream`].
+#[derive(Debug)]
+#[must_use = "streams do nothing unless polled"]
+pub struct IntoMessageStream {
+    receiver: Receiver,
+    sleeper: Sleeper,
+    ended: bool,
+}
+
+macro_rules! iterator {
+    ($type:ty) => {
+        impl Iterator for $type {
+            type Item = OwnedMessage;
+
+            fn next(&mut self) -> Option<OwnedMessage> {
+                if self.ended {
+                    return None;
+                }
+                let next = self.receiver.next_owned();
+                self.ended = next.is_none();
+                next
+            }
+        }
+
+        impl std::iter::FusedIterator for $type {}
+    };
+}
+iterator!(Iter<'_>);
+iterator!(IntoIter);
+
+macro_rules! stream {
+    ($type:ty) => {
+        impl Stream for $type {
+            type Item = OwnedMessage;
+
+            fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<OwnedMessage>> {
+                let this = self.get_mut();
+                if this.ended {
+                    return Poll::Ready(None);
+                }
+                let next = std::task::ready!(this.receiver.poll_next_owned(&mut this.sleeper, cx));
+                this.ended = next.is_none();
+                Poll::Ready(next)
+            }
+        }
+
+        impl FusedStream for $type {
+            fn is_terminated(&self) -> bool {
+                self.ended
+            }
+        }
+    };
+}
+stream!(MessageStream<'_>);
+stream!(IntoMessageStream);

@@ -1,0 +1,438 @@
+//! The pages in order: send, advance from a full page, turn the oldest, close.
+//!
+//! **Invariants.**
+//! - Pages come up in the order of their numbers; page `n` lies at place `n` mod max_pages. The
+//!   live pages are those from `tail` to `head`. A place holds a live page, or the next one,
+//!   PREPARED.
+//! - A page opens only after its predecessor was sealed and `head` names it. So at most one page is
+//!   open, and the order of offsets is the order of the messages.
+//! - A page may be turned when it is SEALED, every slot below its count is resolved, every group is
+//!   done with it (or has lost it, counted, under `DropOldest`), and no message of a removed group
+//!   is held in it. The CAS on `tail` decides; a group that was created meanwhile has changed
+//!   `tail`, and the check is made again.
+//! - A turn is: `tail` CAS, cursor CAS {SEALED, L} -> {PREPARED, L'}, page number CAS, `head` CAS,
+//!   PREPARED -> OPEN. Each step can be completed by anyone; none is a store.
+//! - Who swaps a cursor word says TURNING first and reads the words again. The lap in that word has
+//!   few bits; a turn that brings them to 0 or half their range waits until nobody alive is TURNING
+//!   an earlier page of that place. So a late swap never meets the same bits again.
+#![forbid(unsafe_code)]
+
+use crate::cells::{Liveness, OpCell, OpCells};
+use crate::group::Group;
+use crate::layout::{CLEAR_EVERY_LAPS, Cursor, Head, Layout, MAX_PAGE_NUMBER, Memory, PageState, SlotState, Tail};
+use crate::opens::{OpPool, OpenId};
+use crate::page::{Page, Record};
+use crate::sync::Ordering;
+use Ordering::{AcqRel, Acquire, Relaxed};
+
+/// Why a page could not be turned, or nothing be reserved, now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// This group is not done with the oldest page.
+    Group(usize),
+    /// Under `Block`, no group reads.
+    NoGroup,
+    /// A reserved slot is neither written nor provably abandoned.
+    UnfinishedSend,
+    /// A message of a removed group is held.
+    HeldMessage,
+    /// No op cell is free.
+    TooManySending,
+    /// The next page number is not safe to use yet.
+    PageLimit,
+}
+
+/// Why nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The channel is closed, or was since this sender was made.
+    Closed,
+    /// There is no room.
+    Full(Blocked),
+}
+
+/// What was sent with one add.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The page.
+    pub page: u64,
+    /// The first index.
+    pub index: usize,
+    /// How many messages, with rising indexes.
+    pub count: usize,
+}
+
+/// The ring, as one open of it sees it.
+#[derive(Clone, Copy)]
+pub struct Ring<'a> {
+    /// The words.
+    pub mem: Memory<'a>,
+    /// Who is alive.
+    pub live: &'a dyn Liveness,
+    /// The op cells of this open.
+    pub pool: &'a OpPool,
+    /// This open.
+    pub me: OpenId,
+}
+
+impl std::fmt::Debug for Ring<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("head", &self.head()).field("tail", &self.tail()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Ring<'a> {
+    fn layout(&self) -> &'a Layout {
+        self.mem.layout
+    }
+
+    /// The head word.
+    #[inline]
+    pub fn head(&self) -> Head {
+        Head::of(self.mem.head().load(Acquire)) // ORDER[head]
+    }
+
+    /// The tail word.
+    pub fn tail(&self) -> Tail {
+        Tail::of(self.mem.tail().load(Acquire)) // ORDER[tail]
+    }
+
+    /// The page at the place of this number, whichever it is now.
+    #[inline]
+    pub fn page(&self, number: u64) -> Page<'a> {
+        Page::new(self.mem, self.layout().place(number))
+    }
+
+    fn op_cells(&self) -> OpCells<'a> {
+        OpCells::new(self.mem, self.live)
+    }
+
+    /// The live page that follows `number`, if there is one.
+    pub fn next(&self, number: u64) -> Option<u64> {
+        let next = self.page(number + 1).number();
+        (next > number && next <= self.head().page).then_some(next)
+    }
+
+    /// Sends as many of `records` as one add can place: at least one, or says why not. They are
+    /// not empty, at most [`MAX_RUN`](crate::layout::MAX_RUN), and together no longer than the
+    /// longest record.
+    ///
+    /// `epoch` is the send epoch of the handle; `now` the time in unix milliseconds.
+    pub fn send(&self, epoch: u32, records: &[Record<'_>], now: u64) -> Result<Sent, Refused> {
+        let units = records.iter().map(Record::words).sum();
+        loop {
+            let head = self.head();
+            if head.closed || head.epoch != epoch {
+                return Err(Refused::Closed);
+            }
+            let place = self.layout().place(head.page);
+            let page = Page::new(self.mem, place);
+            let cell = self.pool.take(self.mem, self.me, |c| OpCell::reserving(self.mem, c, place));
+            let Some(mut cell) = cell else { return Err(Refused::Full(Blocked::TooManySending)) };
+            if let Some(reserved) = page.reserve(records.len(), units) {
+                let number = page.number();
+                cell.holds(crate::Offset::new(number, reserved.index).as_u64(), records.len());
+                let count = page.write(self.mem.uuid, number, reserved, records, now);
+                drop(cell);
+                if count > 0 {
+                    return Ok(Sent { page: number, index: reserved.index, count });
+                }
+            } else {
+                drop(cell);
+            }
+            self.advance(head.page, now).map_err(Refused::Full)?;
+        }
+    }
+
+    /// Moves the head on from page `from`, if that is open and full, or sealed. When it returns Ok
+    /// the caller looks at the head again.
+    pub fn advance(&self, from: u64, now: u64) -> Result<(), Blocked> {
+        let Some(mut cell) = self.pool.take(self.mem, self.me, |c| OpCell::taken(self.mem, c)) else {
+            return Err(Blocked::TooManySending);
+        };
+        let head = self.head();
+        if head.page != from || head.closed {
+            return Ok(());
+        }
+        if self.open(&mut cell, from, now) {
+            return Ok(());
+        }
+        if !self.seal(&mut cell, from, |page, c| page.is_full(c)) {
+            return Ok(());
+        }
+        let place = self.layout().place(from + 1);
+        let mut next = Page::new(self.mem, place).number();
+        if next <= from {
+            if from == MAX_PAGE_NUMBER {
+                return Err(Blocked::PageLimit);
+            }
+            self.turn(&mut cell, next, from + 1)?;
+            next = Page::new(self.mem, place).number();
+        }
+        if next <= from || next >= self.mem.page_limit().load(Acquire) {
+            return Err(Blocked::PageLimit);
+        }
+        // ORDER[head] AcqRel: who finds the page by this finds it turned. Only from exactly the
+        // word read: closed, or moved by somebody else, it fails.
+        let moved = Head { page: next, ..head };
+        if self.mem.head().compare_exchange(head.word(), moved.word(), AcqRel, Relaxed).is_ok() {
+            self.mem.counters()[0].fetch_add(1, Relaxed); // a statistic
+        }
+        self.open(&mut cell, next, now);
+        Ok(())
+    }
+
+    /// Swaps the cursor word of page `number` as long as `next` says to what; returns the last
+    /// word seen, or nothing if the page has gone.
+    fn swap_cursor(
+        &self,
+        cell: &mut OpCell<'_>,
+        number: u64,
+        next: impl Fn(Cursor) -> Option<Cursor>,
+    ) -> Option<Cursor> {
+        let page = self.page(number);
+        let (mut said, lap) = (false, self.layout().cursor_lap(number));
+        loop {
+            let word = page.cursor_word().load(Acquire); // ORDER[seal]
+            let seen = self.layout().cursor(word);
+            if page.number() != number || seen.lap != lap {
+                return None;
+            }
+            let Some(to) = next(seen) else { return Some(seen) };
+            if !said {
+                cell.turning(number);
+                said = true;
+                continue;
+            }
+            // ORDER[open] Release: the page number and the cleared tables before the first add that
+            // comes back OPEN. ORDER[seal] AcqRel: every earlier add before who sees SEALED.
+            let to = self.layout().cursor_word(to);
+            let _ = page.cursor_word().compare_exchange(word, to, AcqRel, Relaxed);
+        }
+    }
+
+    /// PREPARED -> OPEN, for the page that the head names. True if the page is open and has room.
+    fn open(&self, cell: &mut OpCell<'_>, number: u64, now: u64) -> bool {
+        let page = self.page(number);
+        if page.number() == number && page.cursor().state == PageState::Prepared {
+            if self.layout().lap(number).is_multiple_of(CLEAR_EVERY_LAPS) {
+                self.clear_tables(number);
+            }
+            // Relaxed: a time for searching; ORDER[open] publishes it.
+            page.word(Layout::PAGE_OPENED_AT).fetch_max(now, Relaxed);
+        }
+        let open = |c: Cursor| (c.state == PageState::Prepared).then_some(Cursor { state: PageState::Open, ..c });
+        let seen = self.swap_cursor(cell, number, open);
+        seen.is_some_and(|c| c.state == PageState::Open && !page.is_full(c))
+    }
+
+    /// Takes what an earlier round of the tags left out of a page that is about to open: words with
+    /// this lap's tag are not from an earlier round, and stay.
+    fn clear_tables(&self, number: u64) {
+        let page = self.page(number);
+        let lap = self.layout().slot_tag(number);
+        let (slots, groups) = (lap, lap & 0xff_ffff);
+        let first_slot = self.layout().slot_at(0);
+        for at in self.layout().tables() {
+            let word = page.word(at);
+            let seen = word.load(Acquire); // ORDER[commit]: as any change of such a word
+            let tag = (seen >> 32) as u32;
+            let current = if at >= first_slot { tag == slots } else { tag >> 8 == groups };
+            if seen != 0 && !current && page.number() == number {
+                let _ = word.compare_exchange(seen, 0, AcqRel, Relaxed);
+            }
+        }
+    }
+
+    /// -> SEALED, if `due`. True if the page is sealed now.
+    fn seal(&self, cell: &mut OpCell<'_>, number: u64, due: impl Fn(&Page<'_>, Cursor) -> bool) -> bool {
+        let page = self.page(number);
+        let seen = self.swap_cursor(cell, number, |c| {
+            let due = c.state != PageState::Sealed && due(&page, c);
+            due.then_some(Cursor { state: PageState::Sealed, ..c })
+        });
+        seen.is_some_and(|c| c.state == PageState::Sealed)
+    }
+
+    /// Turns the place of page `old`, the oldest, to page `new`.
+    fn turn(&self, cell: &mut OpCell<'_>, old: u64, new: u64) -> Result<(), Blocked> {
+        loop {
+            let tail = self.tail();
+            if tail.page > old {
+                break;
+            }
+            if tail.page < old {
+                return Err(Blocked::UnfinishedSend);
+            }
+            self.may_turn(old)?;
+            let Some(next) = self.next(old) else { return Err(Blocked::UnfinishedSend) };
+            let moved = Tail { page: next, ..tail };
+            // ORDER[tail] AcqRel: what was seen of the groups before; fails if one was created.
+            if self.mem.tail().compare_exchange(tail.word(), moved.word(), AcqRel, Relaxed).is_ok() {
+                break;
+            }
+        }
+        let place = self.layout().place(old);
+        if self.layout().cursor_lap_comes_round(new) && self.op_cells().turning_before(place, old) {
+            return Err(Blocked::UnfinishedSend);
+        }
+        let lap = self.layout().cursor_lap(new);
+        let turned = Cursor { state: PageState::Prepared, lap, count: 0, units: 0 };
+        // The lap bits of `old` and `new` differ, so this ends after one swap, whoever made it.
+        self.swap_cursor(cell, old, |c| (c.state == PageState::Sealed).then_some(turned));
+        // ORDER[number] AcqRel: the turned cursor before the number, for who reads it by that.
+        let number = self.page(old).number_word();
+        let _ = number.compare_exchange(old, new, AcqRel, Relaxed);
+        Ok(())
+    }
+
+    /// Whether everything about page `old` allows its turn; under `DropOldest`, after taking it
+    /// away from the groups that are not done.
+    fn may_turn(&self, old: u64) -> Result<(), Blocked> {
+        let drop_oldest = self.layout().geometry.overflow == crate::Overflow::DropOldest;
+        let mut groups = 0;
+        if drop_oldest {
+            self.all_resolved(old)?;
+        }
+        for number in 0..self.layout().geometry.max_groups {
+            match Group::at(self.mem, number) {
+                None => {}
+                Some(group) if group.is_removed() => {
+                    if !drop_oldest && group.holds_message_in(old) {
+                        return Err(Blocked::HeldMessage);
+                    }
+                }
+                Some(group) => {
+                    groups += 1;
+                    if drop_oldest {
+                        group.take_page_away(old);
+                    } else {
+                        self.done_with(group, old)?;
+                        group.fold_damage(old);
+                    }
+                }
+            }
+        }
+        if groups == 0 && !drop_oldest { Err(Blocked::NoGroup) } else { Ok(()) }
+    }
+
+    /// Whether `group` is done with page `number`, resolving abandoned slots on the way.
+    fn done_with(&self, group: Group<'a>, number: u64) -> Result<(), Blocked> {
+        for settle_first in [false, true] {
+            if settle_first {
+                group.settle_done_cells();
+            }
+            match group.last_unfinished(number) {
+                None => return Ok(()),
+                Some(index) if self.page(number).slot(number, index) == SlotState::Untouched => {
+                    if !self.judge(number, index) {
+                        return Err(Blocked::UnfinishedSend);
+                    }
+                    return self.done_with(group, number);
+                }
+                Some(_) => {}
+            }
+        }
+        Err(Blocked::Group(group.number()))
+    }
+
+    fn all_resolved(&self, number: u64) -> Result<(), Blocked> {
+        let page = self.page(number);
+        let count = page.cursor().count.min(self.layout().slots);
+        for index in 0..count {
+            let resolved = page.slot(number, index) != SlotState::Untouched || self.judge(number, index);
+            if !resolved {
+                return Err(Blocked::UnfinishedSend);
+            }
+        }
+        Ok(())
+    }
+
+    /// Resolves a slot that was reserved and not written, if it can be proved that it never will
+    /// be. True if it is resolved, or its page has gone.
+    pub fn judge(&self, number: u64, index: usize) -> bool {
+        let page = self.page(number);
+        // ORDER[reserve] Acquire: the count first, so that the reserver's announcement is seen.
+        let c = page.cursor();
+        if page.number() != number || c.lap != self.layout().cursor_lap(number) {
+            return true;
+        }
+        if index >= c.count {
+            return false;
+        }
+        let word = page.slot_word(index);
+        let seen = word.load(Acquire); // ORDER[commit]
+        let tag = self.layout().slot_tag(number);
+        if crate::layout::Slot::of(seen, tag) != SlotState::Untouched {
+            return true;
+        }
+        let offset = crate::Offset::new(number, index).as_u64();
+        if !self.op_cells().nobody_holds(self.layout().place(number), offset) {
+            return false;
+        }
+        // From exactly the word first read, so that a commit in between makes it fail.
+        let skipped = crate::layout::Slot::word(tag, SlotState::Skipped);
+        if page.number() == number {
+            let _ = word.compare_exchange(seen, skipped, AcqRel, Relaxed);
+        }
+        true
+    }
+
+    /// Refuses further sends, in the file: after this no add comes back open until the channel is
+    /// opened for sending again.
+    pub fn close(&self) -> Result<(), Blocked> {
+        let Some(mut cell) = self.pool.take(self.mem, self.me, |c| OpCell::taken(self.mem, c)) else {
+            return Err(Blocked::TooManySending);
+        };
+        loop {
+            let head = self.head();
+            let closed = Head { closed: true, ..head };
+            // ORDER[head]
+            if head.closed || self.mem.head().compare_exchange(head.word(), closed.word(), AcqRel, Relaxed).is_ok() {
+                self.seal(&mut cell, head.page, |_, _| true);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lifts a close; returns the send epoch for a new handle.
+    pub fn open_for_sending(&self) -> u32 {
+        loop {
+            let head = self.head();
+            if !head.closed {
+                return head.epoch;
+            }
+            let open = Head { closed: false, epoch: head.epoch.wrapping_add(1), ..head };
+            let _ = self.mem.head().compare_exchange(head.word(), open.word(), AcqRel, Relaxed);
+        }
+    }
+
+    /// Offset behind the last place given out.
+    pub fn end(&self) -> crate::Offset {
+        loop {
+            let head = self.head().page;
+            let page = self.page(head);
+            let c = page.cursor();
+            if page.number() == head && c.lap == self.layout().cursor_lap(head) {
+                return crate::Offset::new(head, c.count.min(self.layout().slots));
+            }
+        }
+    }
+
+    /// The live pages, oldest first, as they were a moment ago.
+    pub fn pages(self) -> impl Iterator<Item = u64> + 'a {
+        std::iter::successors(Some(self.tail().page), move |&page| self.next(page))
+    }
+
+    /// Committed messages in page `number` from `index` on.
+    pub fn committed(&self, number: u64, index: usize) -> u64 {
+        let page = self.page(number);
+        let c = page.cursor();
+        if c.lap != self.layout().cursor_lap(number) {
+            return 0;
+        }
+        let slots = index..c.count.min(self.layout().slots);
+        let count = slots.filter(|&i| matches!(page.slot(number, i), SlotState::Committed(_))).count();
+        if page.number() == number { count as u64 } else { 0 }
+    }
+}

@@ -1,0 +1,394 @@
+//! Sending.
+#![forbid(unsafe_code)]
+
+use crate::channel::{self, Channel};
+use crate::file::now;
+use crate::layout::MAX_RUN;
+use crate::page::Record;
+use crate::park::block_on;
+use crate::ring::{Refused, Sent};
+use crate::shared::{Root, Sleeper};
+use crate::{
+    Full, GroupName, Offset, Receiver, SendError, SendManyError, SendTimeoutError, Start, SubscribeError, TrySendError,
+};
+use std::fmt;
+use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// Sends messages into a channel. All methods take `&self`; a clone costs nothing that can run out.
+///
+/// # Durability
+///
+/// A message whose send returned `Ok` survives the death of the process. It survives a power cut
+/// only once the kernel has written it back.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("orders.chan");
+/// # let channel = disk_chan::Options::new().page_size(1 << 20).max_pages(4).blocking_open(&path)?;
+/// let tx = channel.sender();
+/// let first = tx.blocking_send(b"one")?;
+/// let second = tx.blocking_send("two")?;
+/// assert!(first < second);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Sender {
+    root: Arc<Root>,
+    epoch: u32,
+}
+
+/// Why there was no room, or that there never will be.
+enum Stopped {
+    Closed,
+    Full(Full),
+}
+
+impl Sender {
+    pub(crate) fn new(root: Arc<Root>) -> Self {
+        root.add_handle();
+        let epoch = root.ring().open_for_sending();
+        Self { root, epoch }
+    }
+
+    #[inline]
+    fn record<'m>(&self, message: &'m [u8]) -> Result<Record<'m>, SendError> {
+        let (len, max) = (message.len(), self.max_message_len());
+        if len > max {
+            return Err(SendError::MessageTooLarge { len, max });
+        }
+        Ok(Record::new(message))
+    }
+
+    #[inline]
+    fn try_place(&self, records: &[Record<'_>]) -> Result<Sent, Refused> {
+        let sent = self.root.ring().send(self.epoch, records, now())?;
+        self.root.after_send();
+        if sent.index == 0 {
+            self.root.mind_page_limit();
+        }
+        Ok(sent)
+    }
+
+    fn stopped(&self, refused: Refused) -> Stopped {
+        match refused {
+            Refused::Closed => Stopped::Closed,
+            Refused::Full(blocked) => Stopped::Full(self.root.full(blocked)),
+        }
+    }
+
+    fn poll_place(
+        &self,
+        cx: &mut Context<'_>,
+        sleeper: &mut Sleeper,
+        records: &[Record<'_>],
+    ) -> Poll<Result<Sent, SendError>> {
+        for again in [false, true] {
+            match self.try_place(records) {
+                Ok(sent) => {
+                    if sleeper.done() {
+                        // Room for one is room for others: the turn of a page is one event.
+                        self.root.wake_senders();
+                    }
+                    return Poll::Ready(Ok(sent));
+                }
+                Err(Refused::Closed) => return Poll::Ready(Err(SendError::Closed)),
+                Err(Refused::Full(_)) if again => {}
+                Err(Refused::Full(_)) => sleeper.register(&self.root, cx.waker()),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Sends a message; waits while the channel is full.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::MessageTooLarge`] before anything is reserved; [`SendError::Closed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, it has sent nothing.
+    pub async fn send(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
+        let record = [self.record(message.as_ref())?];
+        let mut sleeper = Sleeper::sender();
+        let place = poll_fn(|cx| self.poll_place(cx, &mut sleeper, &record));
+        Ok(first(tokio::task::coop::cooperative(place).await?))
+    }
+
+    /// Sends a message; blocks the thread while the channel is full.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn blocking_send(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
+        let record = [self.record(message.as_ref())?];
+        self.place_blocking(&record, None).map(first).map_err(|e| match e {
+            Some(e) => e,
+            None => SendError::Closed, // not without a deadline
+        })
+    }
+
+    /// Nothing as an error means that the deadline passed.
+    #[inline]
+    fn place_blocking(&self, records: &[Record<'_>], deadline: Option<Instant>) -> Result<Sent, Option<SendError>> {
+        match self.try_place(records) {
+            Ok(sent) => Ok(sent),
+            Err(Refused::Closed) => Err(Some(SendError::Closed)),
+            Err(Refused::Full(_)) => {
+                let mut sleeper = Sleeper::sender();
+                let sent = block_on(deadline, |cx| self.poll_place(cx, &mut sleeper, records));
+                sent.ok_or(None)?.map_err(Some)
+            }
+        }
+    }
+
+    /// Sends a message if there is room.
+    ///
+    /// # Errors
+    ///
+    /// [`TrySendError::Full`] with the reason; else as [`send`](Self::send).
+    pub fn try_send(&self, message: impl AsRef<[u8]>) -> Result<Offset, TrySendError> {
+        let record = [self.record(message.as_ref())?];
+        self.try_place(&record).map(first).map_err(|refused| match self.stopped(refused) {
+            Stopped::Closed => TrySendError::Closed,
+            Stopped::Full(full) => TrySendError::Full(full),
+        })
+    }
+
+    /// Sends a message; blocks the thread while the channel is full, but not longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`SendTimeoutError::Timeout`] with the reason; else as [`send`](Self::send).
+    pub fn send_timeout(&self, message: impl AsRef<[u8]>, timeout: Duration) -> Result<Offset, SendTimeoutError> {
+        let record = [self.record(message.as_ref())?];
+        let deadline = Instant::now().checked_add(timeout);
+        match self.place_blocking(&record, deadline) {
+            Ok(sent) => Ok(first(sent)),
+            Err(Some(error)) => Err(error.into()),
+            // One more look, which also tells the reason.
+            Err(None) => self.try_place(&record).map(first).map_err(|refused| match self.stopped(refused) {
+                Stopped::Closed => SendTimeoutError::Closed,
+                Stopped::Full(full) => SendTimeoutError::Timeout(full),
+            }),
+        }
+    }
+
+    /// Sends several messages, in their order; waits while the channel is full. Not atomic: others'
+    /// messages may come between them, and they become visible one by one.
+    ///
+    /// # Errors
+    ///
+    /// [`SendManyError`] tells which were sent and why the next was not.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, it may have sent the first few.
+    pub async fn send_many<M: AsRef<[u8]>>(&self, messages: &[M]) -> Result<Vec<Offset>, SendManyError> {
+        let mut many = Many::new(self, messages);
+        while let Some(run) = many.next_run()? {
+            let mut sleeper = Sleeper::sender();
+            let place = poll_fn(|cx| self.poll_place(cx, &mut sleeper, &run));
+            let sent = tokio::task::coop::cooperative(place).await;
+            many.sent(sent)?;
+        }
+        Ok(many.offsets)
+    }
+
+    /// As [`send_many`](Self::send_many); blocks the thread while the channel is full.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_many`](Self::send_many).
+    pub fn blocking_send_many<M: AsRef<[u8]>>(&self, messages: &[M]) -> Result<Vec<Offset>, SendManyError> {
+        let mut many = Many::new(self, messages);
+        while let Some(run) = many.next_run()? {
+            let sent = self.place_blocking(&run, None).map_err(|e| e.unwrap_or(SendError::Closed));
+            many.sent(sent)?;
+        }
+        Ok(many.offsets)
+    }
+
+    /// A buffer of `len` bytes, zeroed, to be filled and sent. It is private: the place in the ring
+    /// is taken when it is committed, so holding, forgetting or dropping it holds up nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::MessageTooLarge`].
+    pub fn reserve(&self, len: usize) -> Result<Reservation, SendError> {
+        let max = self.max_message_len();
+        if len > max {
+            return Err(SendError::MessageTooLarge { len, max });
+        }
+        Ok(Reservation { sender: self.clone(), buffer: vec![0; len] })
+    }
+
+    /// As [`Channel::subscribe`].
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Channel::subscribe`].
+    pub async fn subscribe(&self, group: impl Into<GroupName>) -> Result<Receiver, SubscribeError> {
+        channel::subscribe_from(&self.root, group.into(), Start::Oldest).await
+    }
+
+    /// As [`Channel::blocking_subscribe`].
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn blocking_subscribe(&self, group: impl Into<GroupName>) -> Result<Receiver, SubscribeError> {
+        self.channel().blocking_subscribe(group)
+    }
+
+    /// The channel.
+    pub fn channel(&self) -> Channel {
+        Channel::new(Arc::clone(&self.root))
+    }
+
+    /// Longest message in bytes.
+    #[inline]
+    pub fn max_message_len(&self) -> usize {
+        self.root.file.map.layout().max_message_len()
+    }
+}
+
+fn first(sent: Sent) -> Offset {
+    Offset::new(sent.page, sent.index)
+}
+
+/// Several messages on their way.
+struct Many<'a, M> {
+    sender: &'a Sender,
+    rest: &'a [M],
+    offsets: Vec<Offset>,
+}
+
+impl<'a, M: AsRef<[u8]>> Many<'a, M> {
+    fn new(sender: &'a Sender, rest: &'a [M]) -> Self {
+        Self { sender, rest, offsets: Vec::with_capacity(rest.len()) }
+    }
+
+    /// The next messages that one add can place: together no longer than the longest record.
+    fn next_run(&mut self) -> Result<Option<Vec<Record<'a>>>, SendManyError> {
+        let room = self.sender.root.file.map.layout().max_record_words;
+        let mut words = 0;
+        let mut run = Vec::new();
+        for message in self.rest.iter().take(MAX_RUN) {
+            match self.sender.record(message.as_ref()) {
+                Ok(record) if words + record.words() <= room => {
+                    words += record.words();
+                    run.push(record);
+                }
+                Err(error) if run.is_empty() => return Err(self.failed(error)),
+                Ok(_) | Err(_) => break,
+            }
+        }
+        Ok((!run.is_empty()).then_some(run))
+    }
+
+    fn sent(&mut self, sent: Result<Sent, SendError>) -> Result<(), SendManyError> {
+        let sent = sent.map_err(|error| self.failed(error))?;
+        self.offsets.extend((0..sent.count).map(|i| Offset::new(sent.page, sent.index + i)));
+        self.rest = &self.rest[sent.count..];
+        Ok(())
+    }
+
+    fn failed(&mut self, error: SendError) -> SendManyError {
+        SendManyError { sent: std::mem::take(&mut self.offsets), error }
+    }
+}
+
+impl Clone for Sender {
+    fn clone(&self) -> Self {
+        self.root.add_handle();
+        Self { root: Arc::clone(&self.root), epoch: self.epoch }
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.root.drop_handle();
+    }
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("path", &self.root.file.path).finish_non_exhaustive()
+    }
+}
+
+/// A message being filled in: bytes that only this handle sees.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("orders.chan");
+/// # let channel = disk_chan::Options::new().page_size(1 << 20).max_pages(4).blocking_open(&path)?;
+/// let tx = channel.sender();
+/// let mut message = tx.reserve(5)?;
+/// message.copy_from_slice(b"hello");
+/// message.blocking_commit()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Reservation {
+    sender: Sender,
+    buffer: Vec<u8>,
+}
+
+impl Reservation {
+    /// Sends it; waits while the channel is full.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, it has sent nothing, and the bytes are gone.
+    pub async fn commit(self) -> Result<Offset, SendError> {
+        self.sender.send(&self.buffer).await
+    }
+
+    /// Sends it; blocks the thread while the channel is full.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`].
+    pub fn blocking_commit(self) -> Result<Offset, SendError> {
+        self.sender.blocking_send(&self.buffer)
+    }
+
+    /// Sends it if there is room; else gives it back beside the reason.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sender::try_send`].
+    pub fn try_commit(self) -> Result<Offset, (Self, TrySendError)> {
+        match self.sender.try_send(&self.buffer) {
+            Ok(offset) => Ok(offset),
+            Err(error) => Err((self, error)),
+        }
+    }
+}
+
+impl Deref for Reservation {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl DerefMut for Reservation {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+}

@@ -1,0 +1,391 @@
+//! What all handles of one open share: the file, the sleepers of this process, and the watcher.
+//!
+//! **The watcher** is one thread for each open, started when somebody first sleeps. While somebody
+//! sleeps it waits on the open's futex word in the file, at most 50 ms at a time, and then looks for
+//! what a wake that never came would have told: messages, deaths, room. While nobody sleeps it
+//! waits without limit. All other sleepers wait on memory of the process without limit.
+#![forbid(unsafe_code)]
+
+use crate::claim::Claim;
+use crate::file::{OpenFile, now};
+use crate::group::Group;
+use crate::layout::Memory;
+use crate::opens::OpenId;
+use crate::options::Overflow;
+use crate::ring::{Blocked, Ring};
+use crate::wait::{self, Place, WaitList};
+use crate::{Full, GroupName};
+use crossbeam_utils::CachePadded;
+use rustix::thread::futex;
+use std::ops::Deref;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, SeqCst};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+use std::thread::{self, JoinHandle};
+
+const TICK: futex::Timespec = futex::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// The watcher's orders, beside the number of sleepers: to end, and to look at once.
+const STOP: u32 = 1 << 31;
+const NUDGE: u32 = 1 << 30;
+
+/// The two kinds of sleepers, as the file's flag words and the opens' counts are ordered.
+const RECEIVERS: usize = 0;
+const SENDERS: usize = 1;
+
+/// One open of the file, in this process.
+#[derive(Debug)]
+pub struct Shared {
+    /// The file.
+    pub file: OpenFile,
+    groups: Box<[CachePadded<WaitList>]>,
+    room: WaitList,
+    /// Sleepers of this process, and the STOP bit: what an idle watcher waits on.
+    asleep: AtomicU32,
+    watcher: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What handles hold. When the last one goes, the open ends before that drop returns.
+#[derive(Debug)]
+pub struct Root(Arc<Shared>);
+
+impl Deref for Root {
+    type Target = Shared;
+
+    #[inline]
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Root {
+    /// Shares an open.
+    pub fn new(file: OpenFile) -> Arc<Self> {
+        let groups = file.map.layout().geometry.max_groups;
+        Arc::new(Self(Arc::new(Shared {
+            groups: (0..groups).map(|_| CachePadded::default()).collect(),
+            room: WaitList::default(),
+            asleep: AtomicU32::new(0),
+            watcher: Mutex::new(None),
+            file,
+        })))
+    }
+
+    fn ensure_watcher(&self) {
+        let mut watcher = self.0.watcher.lock().unwrap_or_else(|e| e.into_inner());
+        if watcher.is_none() {
+            let shared = Arc::clone(&self.0);
+            let named = thread::Builder::new().name("disk_chan watcher".into());
+            match named.spawn(move || shared.watch()) {
+                Ok(handle) => *watcher = Some(handle),
+                Err(error) => tracing::warn!(%error, "no watcher: only wakes of this process arrive"),
+            }
+        }
+    }
+
+    /// Counts a sleeper and has the watcher watch.
+    fn begin_sleep(&self, kind: usize) {
+        self.file.id.sleepers(self.memory())[kind].fetch_add(1, SeqCst);
+        if self.asleep.fetch_add(1, SeqCst) == 0 {
+            self.ensure_watcher();
+            atomic_wait::wake_one(&self.asleep);
+        }
+    }
+
+    fn end_sleep(&self, kind: usize) {
+        self.asleep.fetch_sub(1, SeqCst);
+        self.file.id.sleepers(self.memory())[kind].fetch_sub(1, SeqCst);
+    }
+
+    /// Has the watcher raise the limit of page numbers, if it is near.
+    pub fn mind_page_limit(&self) {
+        if self.file.page_limit_is_near() {
+            self.ensure_watcher();
+            self.asleep.fetch_or(NUDGE, SeqCst);
+            atomic_wait::wake_all(&self.asleep);
+            self.poke(self.file.id);
+        }
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        self.asleep.fetch_or(STOP, SeqCst);
+        atomic_wait::wake_all(&self.asleep);
+        self.poke(self.file.id);
+        let handle = self.watcher.lock().unwrap_or_else(|e| e.into_inner()).take();
+        // A waker that the watcher woke may have dropped the last handle: it cannot join itself.
+        if let Some(handle) = handle.filter(|h| h.thread().id() != thread::current().id()) {
+            let _ = handle.join();
+        }
+        self.file.close();
+    }
+}
+
+impl Shared {
+    /// The words.
+    #[inline]
+    pub fn memory(&self) -> Memory<'_> {
+        self.file.memory()
+    }
+
+    /// The ring.
+    #[inline]
+    pub fn ring(&self) -> Ring<'_> {
+        self.file.ring()
+    }
+
+    /// Whether every hand-out is a copy.
+    #[inline]
+    pub fn drops_oldest(&self) -> bool {
+        self.file.map.layout().geometry.overflow == Overflow::DropOldest
+    }
+
+    /// Whether anybody alive, in any process, could send or make somebody who can.
+    pub fn has_handles(&self) -> bool {
+        let mem = self.memory();
+        !self.ring().head().closed
+            && OpenId::all(mem).any(|id| {
+                use crate::cells::Liveness;
+                id.handles(mem).load(SeqCst) > 0 && !self.file.is_dead(id.index, id.incarnation)
+            })
+    }
+
+    /// One handle more that keeps receivers waiting.
+    pub fn add_handle(&self) {
+        self.file.id.handles(self.memory()).fetch_add(1, SeqCst);
+    }
+
+    /// One handle less; the last one wakes the receivers, who find themselves disconnected.
+    pub fn drop_handle(&self) {
+        if self.file.id.handles(self.memory()).fetch_sub(1, SeqCst) == 1 {
+            self.wake_everybody();
+        }
+    }
+
+    fn poke(&self, open: OpenId) {
+        let word = self.memory().wake_word(open.index);
+        word.fetch_add(1, SeqCst);
+        let _ = futex::wake(word, futex::Flags::empty(), 1);
+    }
+
+    fn poke_others(&self, kind: usize) -> bool {
+        let mem = self.memory();
+        let others = OpenId::all(mem).filter(|&id| id != self.file.id && id.sleepers(mem)[kind].load(SeqCst) > 0);
+        others.map(|id| self.poke(id)).count() > 0
+    }
+
+    /// After a commit: wakes one sleeper of every group. The send ended with a `SeqCst`
+    /// read-modify-write.
+    #[inline]
+    pub fn after_send(&self) {
+        let [receivers, senders] = self.memory().sleepers();
+        if let Some(seen) = wait::anyone(receivers) {
+            self.wake_receivers(seen);
+        }
+        // An op cell is free again, and a send that a turn may have waited for has ended.
+        if wait::anyone(senders).is_some() {
+            self.wake_senders();
+        }
+    }
+
+    #[cold]
+    fn wake_receivers(&self, seen: u64) {
+        let own = self.groups.iter().filter(|list| list.len() > 0);
+        let own = own.map(|list| list.wake_one()).count() > 0;
+        let sleeping = self.file.id.sleepers(self.memory())[RECEIVERS].load(SeqCst) > 0;
+        if !self.poke_others(RECEIVERS) && !own && !sleeping {
+            wait::nobody(self.memory().sleepers()[RECEIVERS], seen);
+        }
+    }
+
+    /// Wakes everybody who waits for room.
+    #[cold]
+    pub fn wake_senders(&self) {
+        let flag = self.memory().sleepers()[SENDERS];
+        let seen = flag.load(SeqCst);
+        let own = self.room.wake_all();
+        let sleeping = self.file.id.sleepers(self.memory())[SENDERS].load(SeqCst) > 0;
+        if !self.poke_others(SENDERS) && !own && !sleeping {
+            wait::nobody(flag, seen);
+        }
+    }
+
+    /// Wakes all sleepers, to look again at everything.
+    pub fn wake_everybody(&self) {
+        for list in &self.groups {
+            list.wake_all();
+        }
+        self.room.wake_all();
+        self.poke_others(RECEIVERS);
+        self.poke_others(SENDERS);
+    }
+
+    /// After a message of `group` was finished: room, and a free cell.
+    #[inline]
+    pub fn after_ack(&self, group: Group<'_>, claim: &Claim) {
+        let [_, senders] = self.memory().sleepers();
+        if wait::anyone(senders).is_some() {
+            self.after_ack_with_senders(group, claim);
+        }
+        self.after_free(group);
+    }
+
+    #[cold]
+    fn after_ack_with_senders(&self, group: Group<'_>, claim: &Claim) {
+        let page = claim.offset.page();
+        let done = self.ring().tail().page == page && group.last_unfinished(page).is_none();
+        if done || !group.is_current() {
+            self.wake_senders();
+        }
+    }
+
+    /// After a claim cell of `group` was freed.
+    #[inline]
+    fn after_free(&self, group: Group<'_>) {
+        if group.starved().load(SeqCst) != 0 && group.starved().swap(0, SeqCst) != 0 {
+            self.groups[group.number()].wake_all();
+            self.poke_others(RECEIVERS);
+        }
+    }
+
+    /// After a message was given back: somebody of its group can have it.
+    pub fn after_give_back(&self, group: Group<'_>) {
+        self.after_free(group);
+        if wait::anyone(self.memory().sleepers()[RECEIVERS]).is_some() && !self.groups[group.number()].wake_one() {
+            self.poke_others(RECEIVERS);
+        }
+    }
+
+    /// Wakes one more of a group's sleepers, by one who took a message and sees more.
+    pub fn pass_on(&self, group: Group<'_>) {
+        let list = &self.groups[group.number()];
+        if list.len() > 0 && group.has_more(&self.ring()) {
+            list.wake_one();
+        }
+    }
+
+    /// A reason in the words of the public error.
+    pub fn full(&self, blocked: Blocked) -> Full {
+        let ring = self.ring();
+        match blocked {
+            Blocked::Group(number) => {
+                // The slowest of those that stand in the way.
+                let groups = Group::all(ring.mem).filter_map(|g| Some((g.behind(&ring), g.name()?)));
+                match groups.max_by_key(|(behind, _)| *behind) {
+                    Some((behind, name)) => Full::Group { name, behind },
+                    None => Full::Group { name: GroupName::from(number), behind: 0 },
+                }
+            }
+            Blocked::NoGroup => Full::NoGroup,
+            Blocked::UnfinishedSend => Full::UnfinishedSend,
+            Blocked::HeldMessage => Full::HeldMessage,
+            Blocked::TooManySending => Full::TooManySending,
+            Blocked::PageLimit => Full::PageLimit,
+        }
+    }
+
+    fn watch(&self) {
+        loop {
+            let asleep = self.asleep.load(Acquire);
+            if asleep & STOP != 0 {
+                return;
+            }
+            if asleep == 0 {
+                atomic_wait::wait(&self.asleep, 0);
+                continue;
+            }
+            self.asleep.fetch_and(!NUDGE, SeqCst);
+            let word = self.memory().wake_word(self.file.id.index);
+            let seen = word.load(Acquire);
+            self.look();
+            if self.asleep.load(Acquire) & STOP == 0 {
+                let _ = futex::wait(word, futex::Flags::empty(), seen, Some(&TICK));
+            }
+        }
+    }
+
+    /// What a wake that never came would have told.
+    fn look(&self) {
+        let ring = self.ring();
+        if let Err(error) = self.file.raise_page_limit() {
+            tracing::warn!(%error, "the limit of page numbers could not be raised");
+        }
+        let connected = self.has_handles();
+        for (number, list) in self.groups.iter().enumerate().filter(|(_, list)| list.len() > 0) {
+            match Group::at(ring.mem, number).filter(|g| connected && !g.is_removed()) {
+                None => drop(list.wake_all()),
+                Some(group) if group.starved().load(SeqCst) != 0 => drop(list.wake_all()),
+                Some(group) if group.has_more(&ring) => drop(list.wake_one()),
+                Some(_) => {}
+            }
+        }
+        if self.room.len() > 0 {
+            let head = ring.head();
+            if head.closed || ring.advance(head.page, now()).is_ok() {
+                self.room.wake_all();
+            }
+        }
+    }
+}
+
+/// One who waits in a list. Dropped, it stands there no more, and a wake that was spent on it goes
+/// to the next.
+#[derive(Debug)]
+pub struct Sleeper {
+    /// Set once it has registered.
+    root: Option<Arc<Root>>,
+    group: Option<usize>,
+    place: Place,
+}
+
+impl Sleeper {
+    /// A receiver of a group.
+    pub fn receiver(group: usize) -> Self {
+        Self { root: None, group: Some(group), place: None }
+    }
+
+    /// A sender that waits for room.
+    pub fn sender() -> Self {
+        Self { root: None, group: None, place: None }
+    }
+
+    fn kind(&self) -> usize {
+        if self.group.is_some() { RECEIVERS } else { SENDERS }
+    }
+
+    fn list<'r>(&self, root: &'r Root) -> &'r WaitList {
+        match self.group {
+            Some(group) => &root.groups[group],
+            None => &root.room,
+        }
+    }
+
+    /// Registers; the caller looks again before it sleeps.
+    pub fn register(&mut self, root: &Arc<Root>, waker: &Waker) {
+        if self.root.is_none() {
+            root.begin_sleep(self.kind());
+            self.root = Some(Arc::clone(root));
+        }
+        self.list(root).register(&mut self.place, waker);
+        wait::announce(root.memory().sleepers()[self.kind()]);
+    }
+
+    /// Ends the waiting of one who has what it waited for. True if it ever registered.
+    pub fn done(&mut self) -> bool {
+        let Some(root) = self.root.take() else { return false };
+        self.list(&root).remove(&mut self.place);
+        root.end_sleep(self.kind());
+        true
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let Some(root) = self.root.take() else { return };
+        if !self.list(&root).remove(&mut self.place) {
+            self.list(&root).wake_one();
+        }
+        root.end_sleep(self.kind());
+    }
+}

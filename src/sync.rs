@@ -1,0 +1,54 @@
+//! The only door to atomics, fences and locks: the standard library's, or loom's under
+//! `cfg(disk_chan_loom)`, so that the model checker runs the functions that ship.
+#![forbid(unsafe_code)]
+
+#[cfg(not(disk_chan_loom))]
+pub use std::sync::{
+    Mutex,
+    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+};
+
+#[cfg(disk_chan_loom)]
+pub use loom::sync::{
+    Mutex,
+    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+};
+
+/// A full fence where the instruction before it in this thread was a `SeqCst` read-modify-write.
+///
+/// On x86-64 that instruction is already a full barrier, for every access before and after it, and
+/// only the compiler is left to be held back. Elsewhere, and in loom, it is the real fence.
+#[inline]
+pub fn full_fence_after_rmw() {
+    #[cfg(all(target_arch = "x86_64", not(disk_chan_loom)))]
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    #[cfg(any(not(target_arch = "x86_64"), disk_chan_loom))]
+    fence(Ordering::SeqCst);
+}
+
+/// One step of waiting for another thread that is a few instructions away from finished.
+#[inline]
+pub fn pause() {
+    #[cfg(not(disk_chan_loom))]
+    std::hint::spin_loop();
+    #[cfg(disk_chan_loom)]
+    loom::thread::yield_now();
+}
+
+/// How often a bounded wait looks before it gives up and lets the caller sleep or retry.
+pub const PATIENCE: usize = if cfg!(disk_chan_loom) { 2 } else { 200 };
+
+/// A small number of the calling thread, by which threads spread over cells.
+#[cfg(not(disk_chan_loom))]
+pub fn thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed));
+    // Relaxed: a counter that orders nothing. In a thread that is ending, any number will do.
+    NUMBER.try_with(|n| *n).unwrap_or(0)
+}
+
+/// In a model every thread begins its search at the same cell, so that they meet.
+#[cfg(disk_chan_loom)]
+pub fn thread_number() -> usize {
+    0
+}
