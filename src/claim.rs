@@ -16,7 +16,7 @@ use crate::cells::{ClaimCell, ClaimState, ClaimWord, Kind, is_claim};
 use crate::group::Group;
 use crate::layout::{GroupCursor, Layout, PageState, SlotState};
 use crate::page::{Page, Verified};
-use crate::ring::Ring;
+use crate::ring::{Next, Ring};
 use crate::sync::{Ordering, full_fence_after_rmw};
 use crate::{AckError, Offset};
 use Ordering::{Acquire, Relaxed, SeqCst};
@@ -123,13 +123,14 @@ impl<'a> Group<'a> {
                         return Err(Nothing::Empty);
                     }
                     Step::End => match ring.next(hand.page) {
-                        Some(next) => {
+                        Next::Page(next) => {
                             hand.page = next;
                             self.page_hint().fetch_max(next, Relaxed); // only a hint
                             continue;
                         }
-                        None if !self.is_current() => return Err(Nothing::Removed),
-                        None => return Err(Nothing::Empty),
+                        Next::Gone => continue,
+                        Next::None if !self.is_current() => return Err(Nothing::Removed),
+                        Next::None => return Err(Nothing::Empty),
                     },
                     Step::Lost => {
                         if !self.is_current() {
@@ -267,8 +268,11 @@ impl<'a> Group<'a> {
         if self.in_page(hand.page).0.number() == hand.page {
             self.take_page_away(hand.page);
         }
-        let next = ring.next(hand.page).unwrap_or(0);
-        hand.page = next.max(ring.tail().page).max(self.start().page());
+        let next = match ring.next(hand.page) {
+            Next::Page(next) => next,
+            Next::None | Next::Gone => ring.tail().page,
+        };
+        hand.page = next.max(self.start().page());
     }
 
     fn lowest_returned(self) -> Option<(usize, ClaimWord, Offset)> {
@@ -359,8 +363,11 @@ impl<'a> Group<'a> {
                 return page.slot(number, cursor.index) != SlotState::Untouched
                     || ring.judge(number, cursor.index);
             }
-            let Some(next) = ring.next(number) else { return false };
-            number = next;
+            number = match ring.next(number) {
+                Next::Page(next) => next,
+                Next::None => return false,
+                Next::Gone => ring.tail().page,
+            };
         }
     }
 

@@ -486,6 +486,25 @@ impl<'a> Group<'a> {
         let mem = ring.mem;
         let number = (0..mem.layout.geometry.max_groups).find(|&g| Self::is_vacant(mem, g));
         let number = number.ok_or(NotCreated::TooMany)?;
+        let group = Self::activate(ring, number)?;
+        let oldest = group.start();
+        let first = match start {
+            Start::Oldest => oldest,
+            Start::Newest => ring.end(),
+            Start::At(offset) => offset.max(oldest),
+        };
+        if first > ring.end() {
+            group.live()[STATE].store(state(group.instance(), FREE), SeqCst);
+            return Err(NotCreated::BeyondEnd(ring.end()));
+        }
+        group.set_start(first);
+        Self::write_entry(mem, number, group.instance(), name.as_str(), first);
+        Ok(group)
+    }
+
+    /// Makes a number that is not in use a group, which starts at the oldest page and has no name.
+    pub fn activate(ring: &Ring<'a>, number: usize) -> Result<Self, NotCreated> {
+        let mem = ring.mem;
         let live = mem.group_lines(number).0;
         let instance = (live[STATE].load(SeqCst) >> 8) + 1;
         if instance.is_multiple_of(255) {
@@ -500,18 +519,7 @@ impl<'a> Group<'a> {
         live[STATE].store(group.state, SeqCst); // ORDER[group state]
         // ORDER[tail] SeqCst: after ACTIVE, before the start is settled.
         let oldest = Tail::of(mem.tail().fetch_add(Tail::EPOCH_STEP, SeqCst)).page;
-        let oldest = Offset::new(oldest, 0);
-        let first = match start {
-            Start::Oldest => oldest,
-            Start::Newest => ring.end(),
-            Start::At(offset) => offset.max(oldest),
-        };
-        if first > ring.end() {
-            live[STATE].store(state(instance, FREE), SeqCst);
-            return Err(NotCreated::BeyondEnd(ring.end()));
-        }
-        group.set_start(first);
-        Self::write_entry(mem, number, instance, name.as_str(), first);
+        group.set_start(Offset::new(oldest, 0));
         Ok(group)
     }
 
@@ -544,6 +552,16 @@ impl<'a> Group<'a> {
     /// Removes the group; its entry still has to be synced. Its cells are free when those who hold
     /// messages let go of them.
     pub fn remove(self, ring: &Ring<'a>) {
+        self.deactivate(ring);
+        Self::write_entry(self.mem, self.number, 0, "", Offset::new(0, 0));
+        let cells_are_free = self.cells().all(|c| c.load().state == ClaimState::Free);
+        if cells_are_free {
+            self.live()[STATE].store(state(self.instance(), FREE), SeqCst);
+        }
+    }
+
+    /// Takes everything away from the group that nobody holds.
+    pub fn deactivate(self, ring: &Ring<'a>) {
         let removed = state(self.instance(), REMOVED);
         // ORDER[group state] SeqCst: before the cursors are closed.
         self.live()[STATE].store(removed, SeqCst);
@@ -554,11 +572,6 @@ impl<'a> Group<'a> {
             if let word @ crate::cells::ClaimWord { state: ClaimState::Returned, .. } = cell.load() {
                 cell.free(word);
             }
-        }
-        Self::write_entry(self.mem, self.number, 0, "", Offset::new(0, 0));
-        let group = Self { state: removed, ..self };
-        if group.cells().all(|c| c.load().state == ClaimState::Free) {
-            self.live()[STATE].store(state(self.instance(), FREE), SeqCst);
         }
     }
 }

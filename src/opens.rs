@@ -109,9 +109,9 @@ impl OpPool {
         me: OpenId,
         try_take: impl Fn(usize) -> Option<OpCell<'a>>,
     ) -> Option<OpCell<'a>> {
+        let thread = thread_number();
         loop {
             let cells = self.len.load(Acquire).min(self.blocks.len()) * OP_BLOCK;
-            let thread = thread_number();
             for i in 0..cells {
                 let nth = (thread + i) % cells;
                 // ORDER[pool] Acquire; 0 while another thread is writing it down.
@@ -121,7 +121,10 @@ impl OpPool {
                 }
             }
             if !self.grow(mem, me) {
-                return None;
+                // Also those of a block that another thread has taken and not written down yet.
+                let owner = block_owner(me.index, me.incarnation);
+                let ours = (0..self.blocks.len()).filter(|&b| mem.op_block(b).load(Acquire) == owner);
+                return ours.flat_map(|b| b * OP_BLOCK..(b + 1) * OP_BLOCK).find_map(try_take);
             }
         }
     }

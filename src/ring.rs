@@ -62,6 +62,17 @@ pub struct Sent {
     pub count: usize,
 }
 
+/// What follows a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// This page.
+    Page(u64),
+    /// Nothing: it is the page that senders write.
+    None,
+    /// Nobody can tell: the page itself was turned.
+    Gone,
+}
+
 /// The ring, as one open of it sees it.
 #[derive(Clone, Copy)]
 pub struct Ring<'a> {
@@ -107,10 +118,15 @@ impl<'a> Ring<'a> {
         OpCells::new(self.mem, self.live)
     }
 
-    /// The live page that follows `number`, if there is one.
-    pub fn next(&self, number: u64) -> Option<u64> {
+    /// The live page that follows `number`.
+    pub fn next(&self, number: u64) -> Next {
         let next = self.page(number + 1).number();
-        (next > number && next <= self.head().page).then_some(next)
+        let head = self.head().page;
+        // Pages are turned in their order: while this one is there, what was read is its successor.
+        if self.page(number).number() != number {
+            return Next::Gone;
+        }
+        if next > number && next <= head { Next::Page(next) } else { Next::None }
     }
 
     /// Sends as many of `records` as one add can place: at least one, or says why not. They are
@@ -265,7 +281,11 @@ impl<'a> Ring<'a> {
                 return Err(Blocked::UnfinishedSend);
             }
             self.may_turn(old)?;
-            let Some(next) = self.next(old) else { return Err(Blocked::UnfinishedSend) };
+            let next = match self.next(old) {
+                Next::Page(next) => next,
+                Next::None => return Err(Blocked::UnfinishedSend),
+                Next::Gone => continue,
+            };
             let moved = Tail { page: next, ..tail };
             // ORDER[tail] AcqRel: what was seen of the groups before; fails if one was created.
             if self.mem.tail().compare_exchange(tail.word(), moved.word(), AcqRel, Relaxed).is_ok() {
@@ -421,7 +441,11 @@ impl<'a> Ring<'a> {
 
     /// The live pages, oldest first, as they were a moment ago.
     pub fn pages(self) -> impl Iterator<Item = u64> + 'a {
-        std::iter::successors(Some(self.tail().page), move |&page| self.next(page))
+        std::iter::successors(Some(self.tail().page), move |&page| match self.next(page) {
+            Next::Page(next) => Some(next),
+            Next::None => None,
+            Next::Gone => Some(self.tail().page.max(page + 1)).filter(|&next| next <= self.head().page),
+        })
     }
 
     /// Committed messages in page `number` from `index` on.

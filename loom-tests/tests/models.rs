@@ -1,0 +1,518 @@
+//! One model for each ordering label and each protocol. They run the shipped functions: the words
+//! are loom's atomics on the heap instead of a mapping.
+//!
+//! Each says which change to the shipped code makes it fail; `mutants.sh` makes these changes.
+//! What loom cannot tell: it has no load buffering, so an acquire that only keeps *later* stores
+//! from moving up (ORDER[ack]: the turn of a page against the reading of its bytes) is not seen;
+//! and it knows no time. Dekker pairs are fences (`SeqCst` accesses count as acquire-release).
+#![cfg(disk_chan_loom)]
+
+use disk_chan::Overflow::{Block, DropOldest};
+use disk_chan::cells::{ClaimWord, Kind, OpCell, block_owner};
+use disk_chan::claim::Nothing;
+use disk_chan::layout::{PageState, SlotState};
+use disk_chan::ring::{Blocked, Refused};
+use disk_chan::wait::{self, WaitList};
+use loom::sync::Arc;
+use loom::sync::atomic::Ordering::SeqCst;
+use loom::sync::atomic::{AtomicU64, fence};
+use loom::thread;
+use loom_tests::{Model, explore};
+use std::task::Poll;
+
+/// ORDER[commit]: a slot that says committed has its record behind it.
+/// Fails when: the slot is stored `Relaxed`.
+#[test]
+fn commit_and_read() {
+    explore(3, || {
+        let model = Arc::new(Model::new(2, Block));
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send(7).unwrap()
+        });
+        let mut hand = model.hand();
+        if let Ok((claim, byte)) = model.receive(&mut hand, Kind::Message) {
+            assert_eq!(byte, 7);
+            model.group().ack(&claim).unwrap();
+            sender.join().unwrap();
+            assert_eq!(model.drain().0, []);
+        } else {
+            sender.join().unwrap();
+            assert_eq!(model.drain().0, [7], "a record that does not verify was marked damaged");
+        }
+    });
+}
+
+/// ORDER[reserve], ORDER[seal]: two senders over the end of a page; an add that came back sealed
+/// writes nothing, and nothing that came back open is left out.
+/// Fails when: an add that came back SEALED is used.
+#[test]
+fn reserve_and_seal() {
+    explore(2, || {
+        let model = Arc::new(Model::new(2, Block));
+        model.send(1).unwrap();
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send(2).unwrap()
+        });
+        model.send(3).unwrap();
+        other.join().unwrap();
+        let mut got = model.drain().0;
+        assert_eq!(got.remove(0), 1);
+        got.sort_unstable();
+        assert_eq!(got, [2, 3]);
+    });
+}
+
+/// ORDER[head], ORDER[open], ORDER[number]: two senders find the page full and both move on.
+/// Fails when: a page opens before its predecessor is sealed; when the head moves without looking
+/// at what it was.
+#[test]
+fn two_rotators() {
+    explore(1, || {
+        let model = Arc::new(Model::new(1, Block));
+        model.send(1).unwrap();
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send(2).is_ok()
+        });
+        let mine = model.send(3).is_ok();
+        let theirs = other.join().unwrap();
+        // One page was left, so one of the two found room: the other found the ring full.
+        assert!(mine != theirs, "{mine} {theirs}");
+        assert_eq!(model.drain().0, [1, if mine { 3 } else { 2 }]);
+    });
+}
+
+/// ORDER[claim]: two receivers, two messages, each message once.
+/// Fails when: the cursor is stored instead of swapped.
+#[test]
+fn claim_and_claim() {
+    explore(2, || {
+        let model = Arc::new(Model::new(2, Block));
+        model.send(1).unwrap();
+        model.send(2).unwrap();
+        let one = |model: &Model| loop {
+            match model.receive(&mut model.hand(), Kind::Message) {
+                Ok((claim, byte)) => {
+                    model.group().ack(&claim).unwrap();
+                    return byte;
+                }
+                Err(_) => thread::yield_now(),
+            }
+        };
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || one(&model)
+        });
+        let mine = one(&model);
+        let theirs = other.join().unwrap();
+        assert_eq!(mine + theirs, 3);
+        assert_eq!(model.drain().0, []);
+    });
+}
+
+/// The invariant of claims: a claimer that is stopped between its INTENT and its HELD is never
+/// anonymous. Whatever is claimed while the other claims, its cell says so at the end.
+/// Fails when: the next claimer does not complete the claim before.
+#[test]
+fn no_claim_is_anonymous() {
+    explore(2, || {
+        let model = Arc::new(Model::new(2, Block));
+        model.send(1).unwrap();
+        model.send(2).unwrap();
+        // This receiver stops right after its cursor CAS: it never makes its INTENT held.
+        let group = model.group();
+        let cell = group.cell(0);
+        group.cells_used().store(1, SeqCst);
+        let taken = cell.take(1, Kind::Message).unwrap();
+        cell.intend(taken, 0, 1);
+        let (_, word) = group.in_page(0);
+        let cursor = disk_chan::layout::GroupCursor { closed: false, cell: Some(0), index: 1 };
+        word.store(cursor.word(group.tag(0)), SeqCst);
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.receive(&mut model.hand(), Kind::Message).map(|(_, byte)| byte)
+        });
+        group.reap(1);
+        let first = other.join().unwrap().unwrap();
+        // Its claim was completed by the other, or found by name: given back either way.
+        group.reap(1);
+        let mut hand = model.hand();
+        let (_, second) = model.receive(&mut hand, Kind::Message).unwrap();
+        assert_eq!(first + second, 3, "each once: {first}, {second}");
+    });
+}
+
+/// ORDER[ack]: a page is not turned while a message in it is held, and is when it is done.
+/// Fails when: a turn does not ask whether the groups are done.
+#[test]
+fn ack_and_recycle() {
+    explore(2, || {
+        let model = Arc::new(Model::new(1, Block));
+        model.send(1).unwrap();
+        model.send(2).unwrap();
+        let mut hand = model.hand();
+        let (claim, byte) = model.receive(&mut hand, Kind::Message).unwrap();
+        assert_eq!(byte, 1);
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send(3).is_ok()
+        });
+        let page = model.ring().page(0);
+        let bytes = page.payload(claim.record.at, 1);
+        assert_eq!(bytes, [1], "the page was turned under a reader");
+        assert_eq!(page.number(), 0);
+        model.group().ack(&claim).unwrap();
+        let sent = sender.join().unwrap();
+        let (got, _) = model.drain();
+        assert_eq!(got, if sent { vec![2, 3] } else { vec![2] });
+        model.send(4).unwrap();
+        assert_eq!(model.drain().0, [4]);
+    });
+}
+
+/// A sender that looked at a page and is about to add to it, while others fill it, turn it, and
+/// fill it again: its message is in the later lap, or it looks again. Under `DropOldest`: received
+/// and lost together are what was sent.
+/// Fails when: the page number is taken from before the add; when a loss is not counted.
+#[test]
+fn recycle_against_a_sender_about_to_reserve() {
+    explore(1, || {
+        let model = Arc::new(Model::new(1, DropOldest));
+        model.send(1).unwrap();
+        let late = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send(9).is_ok()
+        });
+        let mut sent = 1;
+        for byte in 2..4 {
+            sent += u64::from(model.send(byte).is_ok());
+        }
+        sent += u64::from(late.join().unwrap());
+        let (got, lost) = model.drain();
+        assert_eq!(got.len() as u64 + lost, sent, "{got:?} and {lost} lost of {sent}");
+    });
+}
+
+/// A receiver that copies while the page is turned gets the whole message or none.
+/// Fails when: the copy does not look at the page number afterwards and the checksum has no offset.
+#[test]
+fn copy_against_a_turn() {
+    explore(2, || {
+        let model = Arc::new(Model::new(1, DropOldest));
+        model.send(1).unwrap();
+        model.send(2).unwrap();
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send(3).is_ok()
+        });
+        let mut hand = model.hand();
+        let (mut got, mut lost) = (Vec::new(), 0);
+        match model.receive(&mut hand, Kind::Message) {
+            Ok((claim, byte)) => {
+                got.push(byte);
+                let _ = model.group().ack(&claim);
+            }
+            Err(Nothing::Lagged(n)) => lost += n,
+            Err(other) => panic!("{other:?}"),
+        }
+        let sent = 2 + u64::from(sender.join().unwrap());
+        let (rest, more) = model.drain();
+        got.extend(rest);
+        lost += more;
+        assert_eq!(got.len() as u64 + lost, sent, "{got:?}");
+        assert!(got.is_sorted(), "{got:?}");
+    });
+}
+
+/// A message given back while its page is taken away: handed out again, or counted as gone.
+/// Fails when: giving back does not look whether the cursor was closed.
+#[test]
+fn give_back_against_a_turn() {
+    explore(2, || {
+        let model = Arc::new(Model::new(1, DropOldest));
+        model.send(1).unwrap();
+        model.send(2).unwrap();
+        let mut hand = model.hand();
+        let (claim, _) = model.receive(&mut hand, Kind::Lease).unwrap();
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send(3).is_ok()
+        });
+        let _ = model.group().give_back(&claim);
+        let sent = sender.join().unwrap();
+        let (got, lost) = model.drain();
+        let gone = model.group().gone().load(SeqCst);
+        assert_eq!(lost, 0);
+        assert_eq!(got.len() as u64 + gone, 2 + u64::from(sent), "{got:?}, {gone} gone");
+        let (held, returned) = model.group().held_and_returned();
+        assert_eq!((held, returned), (0, 0));
+    });
+}
+
+/// ORDER[announce], ORDER[cell]: two threads on one `&Sender`, a third judges the holes it sees. No
+/// live sender loses its slot.
+/// Fails when: the judge does not wait for who is RESERVING; when it does not ask who HOLDS; when a
+/// sender adds before it announces.
+#[test]
+fn two_senders_and_a_judge() {
+    explore(2, || {
+        let model = Arc::new(Model::new(2, Block));
+        let senders = [1, 2].map(|byte| {
+            let model = Arc::clone(&model);
+            thread::spawn(move || model.send(byte).unwrap())
+        });
+        model.ring().judge(0, 0);
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        let mut got = model.drain().0;
+        got.sort_unstable();
+        assert_eq!(got, [1, 2]);
+    });
+}
+
+/// A sender that died after its add, while a live one sends: the hole is skipped, and only it.
+/// Fails when: dead owners count as alive.
+#[test]
+fn a_dead_senders_hole_is_skipped() {
+    explore(2, || {
+        let model = Arc::new(Model::new(3, Block));
+        let mem = model.ring().mem;
+        model.send(1).unwrap();
+        // Open 1 takes the cells of another block, which this model does not have: it borrows one.
+        mem.op_block(0).store(block_owner(1, 1), SeqCst);
+        let cell = OpCell::reserving(mem, 3, 0).unwrap();
+        model.ring().page(0).reserve(1, 5).unwrap();
+        std::mem::forget(cell);
+        model.other_is_dead.store(true, SeqCst);
+        let live = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.ring().judge(0, 1)
+        });
+        assert!(model.ring().judge(0, 1));
+        assert!(live.join().unwrap());
+        assert_eq!(model.ring().page(0).slot(0, 1), SlotState::Skipped);
+        model.send(2).unwrap();
+        assert_eq!(model.drain().0, [1, 2]);
+    });
+}
+
+/// ORDER[tail]: a group that is created while the oldest page is turned. It starts at a page that
+/// is still there, or the turn did not happen.
+/// Fails when: the turn does not compare the epoch; when the group takes its start before it
+/// raises the epoch.
+#[test]
+fn a_new_group_against_a_turn() {
+    explore(3, || {
+        let model = Arc::new(Model::with_groups(1, Block, 2, 4));
+        model.send(1).unwrap();
+        model.send(2).unwrap();
+        let mut hand = model.hand();
+        let (claim, _) = model.receive(&mut hand, Kind::Message).unwrap();
+        model.group().ack(&claim).unwrap();
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send(3)
+        });
+        let second = disk_chan::group::Group::activate(&model.ring(), 1).unwrap();
+        let start = second.start().page();
+        let sent = sender.join().unwrap();
+        let number = model.ring().page(start).number();
+        assert_eq!(number, start, "the page that the group starts at was turned");
+        match sent {
+            Ok(_) => assert_eq!(start, 1),
+            Err(refused) => assert_eq!(refused, Refused::Full(Blocked::Group(1))),
+        }
+    });
+}
+
+/// ORDER[group state]: a claim in a group that is being removed is let go, or seen by who would
+/// turn the page under it.
+/// Fails when: the claimer does not look at the group again; when a removed group's messages are
+/// not looked for.
+#[test]
+fn removal_against_a_claim() {
+    explore(3, || {
+        let model = Arc::new(Model::with_groups(1, Block, 2, 4));
+        let second = disk_chan::group::Group::activate(&model.ring(), 1).unwrap();
+        model.send(1).unwrap();
+        model.send(2).unwrap();
+        // The other group is done with page 0.
+        second.set_done(0, 0);
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                model.group().deactivate(&model.ring());
+                model.send(3).is_ok()
+            }
+        });
+        let mut hand = model.hand();
+        if let Ok((claim, byte)) = model.receive(&mut hand, Kind::Message) {
+            let page = model.ring().page(0);
+            assert_eq!((page.number(), byte), (0, 1), "turned under a message of a removed group");
+            let _ = model.group().ack(&claim);
+        }
+        sender.join().unwrap();
+    });
+}
+
+/// ORDER[sleep], receivers: a sender commits and looks for sleepers; a receiver registers and looks
+/// for messages. Neither misses the other.
+/// Fails when: the fence of the sleeper or of the sender is left out; when the flag is lowered
+/// without comparing.
+#[test]
+fn receivers_sleep_and_wake() {
+    explore(3, || {
+        let model = Arc::new(Model::new(2, Block));
+        let list = Arc::new(WaitList::default());
+        let sender = thread::spawn({
+            let (model, list) = (Arc::clone(&model), Arc::clone(&list));
+            move || {
+                model.send(7).unwrap();
+                let flag = model.ring().mem.sleepers()[0];
+                if let Some(seen) = wait::anyone(flag)
+                    && !list.wake_one()
+                {
+                    wait::nobody(flag, seen);
+                }
+            }
+        });
+        let (mut hand, mut place) = (model.hand(), None);
+        let byte = loom::future::block_on(std::future::poll_fn(|cx| {
+            for again in [false, true] {
+                match model.receive(&mut hand, Kind::Message) {
+                    Ok((_, byte)) => return Poll::Ready(byte),
+                    Err(_) if again => {}
+                    Err(_) => {
+                        list.register(&mut place, cx.waker());
+                        wait::announce(model.ring().mem.sleepers()[0]);
+                    }
+                }
+            }
+            Poll::Pending
+        }));
+        assert_eq!(byte, 7);
+        list.remove(&mut place);
+        sender.join().unwrap();
+    });
+}
+
+/// ORDER[sleep], senders: the same the other way round. An ack makes room and looks for senders; a
+/// sender registers and looks for room.
+/// Fails when: the fence of the sleeper or of the acker is left out.
+#[test]
+fn senders_wait_for_room() {
+    explore(2, || {
+        let model = Arc::new(Model::new(1, Block));
+        model.send(1).unwrap();
+        model.send(2).unwrap();
+        let list = Arc::new(WaitList::default());
+        let mut hand = model.hand();
+        let (claim, _) = model.receive(&mut hand, Kind::Message).unwrap();
+        let receiver = thread::spawn({
+            let (model, list) = (Arc::clone(&model), Arc::clone(&list));
+            move || {
+                model.group().ack(&claim).unwrap();
+                if wait::anyone(model.ring().mem.sleepers()[1]).is_some() {
+                    list.wake_all();
+                }
+            }
+        });
+        let mut place = None;
+        loom::future::block_on(std::future::poll_fn(|cx| {
+            for again in [false, true] {
+                match model.send(3) {
+                    Ok(_) => return Poll::Ready(()),
+                    Err(_) if again => {}
+                    Err(_) => {
+                        list.register(&mut place, cx.waker());
+                        wait::announce(model.ring().mem.sleepers()[1]);
+                    }
+                }
+            }
+            Poll::Pending
+        }));
+        list.remove(&mut place);
+        receiver.join().unwrap();
+        assert_eq!(model.drain().0, [2, 3]);
+    });
+}
+
+/// The flag word alone: a sleeper that registers while a waker finds nobody.
+/// Fails when: the flag is lowered without comparing, or registrations are not counted in it.
+#[test]
+fn the_flag_is_not_lowered_over_a_sleeper() {
+    explore(4, || {
+        let flag = Arc::new(AtomicU64::new(0));
+        let sleeper = Arc::new(AtomicU64::new(0));
+        wait::announce(&flag); // an earlier sleeper, gone since
+        let waker = thread::spawn({
+            let (flag, sleeper) = (Arc::clone(&flag), Arc::clone(&sleeper));
+            move || {
+                if let Some(seen) = wait::anyone(&flag) {
+                    fence(SeqCst);
+                    if sleeper.load(SeqCst) == 0 {
+                        wait::nobody(&flag, seen);
+                    }
+                }
+            }
+        });
+        sleeper.store(1, SeqCst);
+        wait::announce(&flag);
+        waker.join().unwrap();
+        assert!(wait::anyone(&flag).is_some(), "the flag is down and somebody sleeps");
+    });
+}
+
+/// ORDER[head]: close against a send. A send that returns Ok is there; after close has returned,
+/// none does.
+/// Fails when: close does not seal the page.
+#[test]
+fn close_against_a_send() {
+    explore(3, || {
+        let model = Arc::new(Model::new(2, Block));
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send(1).is_ok()
+        });
+        model.ring().close().unwrap();
+        assert_eq!(model.ring().page(0).cursor().state, PageState::Sealed);
+        let early = model.drain().0;
+        let sent = sender.join().unwrap();
+        let late = model.drain().0;
+        assert_eq!(early.len() + late.len(), usize::from(sent));
+        assert_eq!(model.send(2), Err(Refused::Closed));
+    });
+}
+
+/// A lease that is taken away against its late ack: one of the two wins, and the other knows.
+/// Fails when: an epoch is not new with every claim.
+#[test]
+fn a_lease_ends_once() {
+    explore(3, || {
+        let model = Arc::new(Model::new(2, Block));
+        model.send(1).unwrap();
+        let mut hand = model.hand();
+        let (claim, _) = model.receive(&mut hand, Kind::Lease).unwrap();
+        let thief = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                let group = model.group();
+                let cell = group.cell(claim.cell);
+                let stolen = cell.give_back(claim.word).is_some();
+                if stolen {
+                    let returned: ClaimWord = cell.load();
+                    let held = cell.retake(returned, 0, Kind::Lease, 1).unwrap();
+                    assert!(cell.free(held));
+                }
+                stolen
+            }
+        });
+        let acked = model.group().ack(&claim).is_ok();
+        let stolen = thief.join().unwrap();
+        assert!(acked != stolen, "{acked} {stolen}");
+        assert_eq!(model.group().is_done(0, 0), acked);
+    });
+}
