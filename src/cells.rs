@@ -1,8 +1,10 @@
 //! Op cells and claim cells: what a running operation says about itself, so that others can judge
 //! what is left of it if it dies.
 //!
-//! **Op cell** `{state 3, run 7, place 16, sequence 38}` and an operand. The sequence rises with
-//! every change, over all owners, and is never reset.
+//! **Op cell** `{state 3, run 7, place 16, owner 12, sequence 26}` and an operand. The sequence rises
+//! with every change, over all owners, and is never reset. Any open takes any idle cell; the entry
+//! of an open is not reused before its cells are idle, so a cell that has not changed names the
+//! same open still.
 //!
 //! - A sender says RESERVING(place) before it adds to a cursor and HOLDS(offset, run) before it
 //!   writes; IDLE after it committed. Between RESERVING and IDLE there is no wait, allocation or
@@ -18,20 +20,21 @@
 //! only while the cell is TAKEN.
 //!
 //! - **Invariant (claim).** An INTENT is a claim if and only if the group's cursor in its offset's
-//!   page names the cell and stands above that index. Whoever moves that cursor on first makes
+//!   page names the cell and stands right behind that index. Whoever moves that cursor on first makes
 //!   such an INTENT HELD, so that no claim is ever anonymous.
 //! - HELD(epoch) is left by one compare-and-swap, and only one wins: DONE, RETURNED, or FREE.
 #![forbid(unsafe_code)]
 
-use crate::layout::{GroupCursor, Memory, OP_BLOCK};
-use crate::sync::{AtomicU64, Ordering, PATIENCE, fence, pause};
+use crate::layout::{GroupCursor, Memory};
+use crate::opens::OpenId;
+use crate::sync::{AtomicU64, Ordering, PATIENCE, fence, pause, thread_number};
 use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 /// Who is alive. The kernel knows, by the lock bytes; a model decides it itself.
 pub trait Liveness: Sync {
-    /// Whether this incarnation of an open has ended without cleaning up. Asked of one's own open,
-    /// the answer is no.
-    fn is_dead(&self, open: usize, incarnation: u32) -> bool;
+    /// Whether an open has ended without cleaning up. Asked of one's own open, or of an entry that
+    /// nobody uses, the answer is no.
+    fn is_dead(&self, open: usize) -> bool;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +50,17 @@ enum Op {
 const OP_STATE: u64 = 7;
 const OP_RUN: u32 = 3;
 const OP_PLACE: u32 = 10;
-const OP_SEQ: u32 = 26;
+const OP_OWNER: u32 = 26;
+const OP_SEQ: u32 = 38;
 
-fn op_word(before: u64, state: Op, run: usize, place: usize) -> u64 {
+fn op_word(before: u64, state: Op, run: usize, place: usize, owner: usize) -> u64 {
     let seq = (before >> OP_SEQ).wrapping_add(1);
-    seq << OP_SEQ | (place as u64) << OP_PLACE | (run as u64) << OP_RUN | state as u64
+    let owner = (owner as u64 & 0xfff) << OP_OWNER;
+    seq << OP_SEQ | owner | (place as u64) << OP_PLACE | (run as u64) << OP_RUN | state as u64
+}
+
+fn owner(word: u64) -> usize {
+    (word >> OP_OWNER & 0xfff) as usize
 }
 
 fn is(word: u64, state: Op) -> bool {
@@ -67,40 +76,55 @@ pub struct OpCell<'a> {
 }
 
 impl<'a> OpCell<'a> {
-    fn take(mem: Memory<'a>, cell: usize, state: Op, place: usize) -> Option<Self> {
-        let (word, operand) = mem.op_cell(cell);
-        let idle = word.load(Relaxed);
-        if !is(idle, Op::Idle) {
-            return None;
-        }
-        let value = op_word(idle, state, 0, place);
-        // ORDER[announce] Release, by way of the add to the cursor that follows: who reads a count
-        // that the add raised sees this cell RESERVING or later. Acquire: after the owner before.
-        word.compare_exchange(idle, value, AcqRel, Relaxed).ok()?;
-        Some(Self { word, operand, value })
+    /// Takes an idle cell for `me`. Each thread begins its search elsewhere.
+    #[inline]
+    fn take(mem: Memory<'a>, me: OpenId, state: Op, place: usize) -> Option<Self> {
+        let cells = mem.layout.geometry.max_op_cells;
+        let first = thread_number() + me.index * 16;
+        (0..cells).find_map(|i| {
+            let cell = (first + i) % cells;
+            if mem.op_cells_used().load(Acquire) <= cell as u64 {
+                mem.op_cells_used().fetch_max(cell as u64 + 1, SeqCst);
+            }
+            let (word, operand) = mem.op_cell(cell);
+            let idle = word.load(Relaxed);
+            if !is(idle, Op::Idle) {
+                return None;
+            }
+            let value = op_word(idle, state, 0, place, me.index);
+            // ORDER[announce] Release, by way of the add to the cursor that follows: who reads a
+            // count that the add raised sees this cell RESERVING or later. Acquire: after the owner
+            // before.
+            word.compare_exchange(idle, value, AcqRel, Relaxed).ok()?;
+            Some(Self { word, operand, value })
+        })
     }
 
-    /// Says that this sender will add to the cursor of the page at `place`.
-    pub fn reserving(mem: Memory<'a>, cell: usize, place: usize) -> Option<Self> {
-        Self::take(mem, cell, Op::Reserving, place)
+    /// Says that this sender will add to the cursor of the page at `place`. Nothing if every cell is
+    /// in use.
+    #[inline]
+    pub fn reserving(mem: Memory<'a>, me: OpenId, place: usize) -> Option<Self> {
+        Self::take(mem, me, Op::Reserving, place)
     }
 
     /// Takes a cell for turning pages.
-    pub fn taken(mem: Memory<'a>, cell: usize) -> Option<Self> {
-        Self::take(mem, cell, Op::Taken, 0)
+    pub fn taken(mem: Memory<'a>, me: OpenId) -> Option<Self> {
+        Self::take(mem, me, Op::Taken, 0)
     }
 
-    /// Makes the cell of an owner that is dead, or that has ended, idle.
-    pub fn clear(mem: Memory<'a>, cell: usize) {
-        let (word, _) = mem.op_cell(cell);
-        let seen = word.load(Acquire);
-        if !is(seen, Op::Idle) {
-            let _ = word.compare_exchange(seen, op_word(seen, Op::Idle, 0, 0), AcqRel, Relaxed);
+    /// Makes the cells of an open that is dead, or that has ended, idle.
+    pub fn clear(mem: Memory<'a>, open: usize) {
+        for cell in used(mem) {
+            let (word, _) = mem.op_cell(cell);
+            let seen = word.load(Acquire);
+            if !is(seen, Op::Idle) && owner(seen) == open {
+                let _ = word.compare_exchange(seen, op_word(seen, Op::Idle, 0, 0, 0), AcqRel, Relaxed);
+            }
         }
     }
 
     fn set(&mut self, state: Op, run: usize) {
-        self.value = op_word(self.value, state, run, 0);
+        self.value = op_word(self.value, state, run, 0, owner(self.value));
         // ORDER[cell] Release: the operand, and that RESERVING ended here, with judge's Acquire.
         self.word.store(self.value, Release);
     }
@@ -128,7 +152,7 @@ impl Drop for OpCell<'_> {
     fn drop(&mut self) {
         // SeqCst and a read-modify-write, so that the look for sleepers that follows a send comes
         // after its commit: see ORDER[sleep] in wait.rs.
-        self.word.swap(op_word(self.value, Op::Idle, 0, 0), SeqCst);
+        self.word.swap(op_word(self.value, Op::Idle, 0, 0, 0), SeqCst);
     }
 }
 
@@ -145,9 +169,8 @@ impl std::fmt::Debug for OpCells<'_> {
     }
 }
 
-/// The owner of a block of op cells: `{incarnation 32, open + 1: 32}`, 0 for nobody.
-pub fn block_owner(open: usize, incarnation: u32) -> u64 {
-    u64::from(incarnation) << 32 | (open as u64 + 1)
+fn used(mem: Memory<'_>) -> std::ops::Range<usize> {
+    0..(mem.op_cells_used().load(Acquire) as usize).min(mem.layout.geometry.max_op_cells)
 }
 
 impl<'a> OpCells<'a> {
@@ -156,18 +179,10 @@ impl<'a> OpCells<'a> {
         Self { mem, live }
     }
 
-    fn in_use(self) -> impl Iterator<Item = usize> + 'a {
-        let blocks = self.mem.layout.geometry.max_op_cells / OP_BLOCK;
-        let used = (0..blocks).filter(move |&b| self.mem.op_block(b).load(Acquire) != 0);
-        used.flat_map(|b| b * OP_BLOCK..(b + 1) * OP_BLOCK)
-    }
-
-    fn owner_is_dead(self, cell: usize) -> bool {
-        let block = self.mem.op_block(cell / OP_BLOCK);
-        let owner = block.load(Acquire);
-        owner == 0
-            || self.live.is_dead((owner as u32 - 1) as usize, (owner >> 32) as u32)
-                && block.load(Acquire) == owner
+    /// Whether the owner of a cell that says `seen` is dead. True also if the cell changed: then it
+    /// was cleaned, or its owner did what it had announced.
+    fn is_over(self, cell: usize, seen: u64) -> bool {
+        self.live.is_dead(owner(seen)) || self.mem.op_cell(cell).0.load(Acquire) != seen
     }
 
     /// Whether nobody can still write at `offset`, whose slot was seen untouched below the count
@@ -177,7 +192,7 @@ impl<'a> OpCells<'a> {
     /// ones that can hold the index without saying so; once each of them has changed or is dead,
     /// who holds it says HOLDS. Whether an owner is dead is asked after the hole was seen.
     pub fn nobody_holds(self, place: usize, offset: u64) -> bool {
-        for cell in self.in_use() {
+        for cell in used(self.mem) {
             let (word, _) = self.mem.op_cell(cell);
             // ORDER[announce] Acquire was the caller's load of the count; ORDER[cell] Acquire here.
             let seen = word.load(Acquire);
@@ -186,14 +201,15 @@ impl<'a> OpCells<'a> {
                     pause();
                     word.load(Acquire) != seen
                 });
-                if !changed && !self.owner_is_dead(cell) {
+                if !changed && !self.is_over(cell, seen) {
                     return false;
                 }
             }
         }
-        !self.in_use().any(|cell| self.holds(cell, offset) && !self.owner_is_dead(cell))
+        !used(self.mem).any(|cell| self.holds(cell, offset))
     }
 
+    /// Whether somebody alive says in this cell that it writes at `offset`.
     fn holds(self, cell: usize, offset: u64) -> bool {
         let (word, operand) = self.mem.op_cell(cell);
         let seen = word.load(Acquire); // ORDER[cell]
@@ -203,13 +219,14 @@ impl<'a> OpCells<'a> {
         let first = operand.load(Acquire); // ORDER[operand]
         // A cell that changed meanwhile has committed what it held, or been cleaned after its death:
         // either way the caller's compare-and-swap of the slot decides.
-        word.load(Acquire) == seen && (first..first + (seen >> OP_RUN & 0x7f)).contains(&offset)
+        let held = first..first.saturating_add(seen >> OP_RUN & 0x7f);
+        word.load(Acquire) == seen && held.contains(&offset) && !self.is_over(cell, seen)
     }
 
     /// Whether somebody alive may still swap the cursor word of an earlier page at this place.
     pub fn turning_before(self, place: usize, page: u64) -> bool {
         fence(SeqCst); // ORDER[turning]
-        self.in_use().any(|cell| {
+        used(self.mem).any(|cell| {
             let (word, operand) = self.mem.op_cell(cell);
             let seen = word.load(Acquire);
             if !is(seen, Op::Turning) {
@@ -219,7 +236,7 @@ impl<'a> OpCells<'a> {
             word.load(Acquire) == seen
                 && other < page
                 && self.mem.layout.place(other) == place
-                && !self.owner_is_dead(cell)
+                && !self.is_over(cell, seen)
         })
     }
 }
@@ -426,30 +443,44 @@ impl<'a> ClaimCell<'a> {
         }
     }
 
-    /// What a dead owner left, cleaned: HELD is given back, an INTENT only if `named` says that it
-    /// is a claim; the rest is freed. True if something was given back.
-    pub fn reap(self, owner: usize, named: impl Fn(u64) -> bool, done: impl Fn(u64) -> bool) -> bool {
+    /// What a dead owner left, cleaned. HELD, and an INTENT that `is_claim`, is given back, unless
+    /// `fate` of its message says otherwise; the rest is freed.
+    pub fn reap(self, owner: usize, is_claim: impl Fn(u64) -> bool, fate: impl Fn(u64) -> Fate) -> Fate {
         loop {
             let Some((word, offset)) = self.read() else { continue };
-            if word.owner != owner {
-                return false;
-            }
-            let (to, back) = match word.state {
-                ClaimState::Free | ClaimState::Returned | ClaimState::Done => return false,
-                ClaimState::Held if done(offset) => (word.free(), false),
-                ClaimState::Held => (word.returned(), true),
-                ClaimState::Intent if named(offset) => (word.to(ClaimState::Held), false),
-                ClaimState::Intent | ClaimState::Taken => (word.free(), false),
+            let (to, fate) = match word.state {
+                _ if word.owner != owner => return Fate::Done,
+                ClaimState::Free | ClaimState::Returned | ClaimState::Done => return Fate::Done,
+                ClaimState::Intent if is_claim(offset) => {
+                    self.change(word, word.to(ClaimState::Held));
+                    continue;
+                }
+                ClaimState::Intent | ClaimState::Taken => (word.free(), Fate::Done),
+                ClaimState::Held => match fate(offset) {
+                    Fate::Open => (word.returned(), Fate::Open),
+                    over => (word.free(), over),
+                },
             };
-            if self.change(word, to) && to.state != ClaimState::Held {
-                return back;
+            if self.change(word, to) {
+                return fate;
             }
         }
     }
 }
 
+/// What became of a message that somebody dead held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is not done, and can be handed out again.
+    Open,
+    /// It is done.
+    Done,
+    /// Its page has gone.
+    Gone,
+}
+
 /// Whether an INTENT of `offset` by the cell that `cursor` names is a claim in `page`.
 pub fn is_claim(offset: u64, page: u64, cursor: GroupCursor) -> bool {
     let offset = crate::Offset::from_u64(offset);
-    offset.page() == page && (offset.index() as usize) < cursor.index
+    offset.page() == page && offset.index() as usize + 1 == cursor.index
 }

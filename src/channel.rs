@@ -200,6 +200,7 @@ impl Channel {
                 return Err(RemoveGroupError::InUse { held });
             }
             group.remove(&ring);
+            // A message that was claimed after it was counted is held still, as if forced.
             file.map.sync(ring.mem.group_entry_bytes(group.number()))?;
             Ok(())
         });

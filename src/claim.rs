@@ -6,13 +6,16 @@
 //!   naming no cell. It never passes an unresolved slot.
 //! - Nothing is claimed that is not there, and a cell is taken only when there is something to
 //!   claim. So a receiver that waits owns nothing.
-//! - Under `Block` a claimed message pins its page: its ack bit is unset. It is verified after the
-//!   claim. Under `DropOldest` it is copied and verified before the claim, as the page may go.
+//! - Under `Block` a claimed message pins its page: its ack bit is unset, and if its group is
+//!   removed, its cell is looked for. It is verified after the claim, a lease as a copy. Under
+//!   `DropOldest` it is copied and verified before the claim, as the page may go.
+//! - A word is changed only from exactly the value read, after which the page was seen to be the one
+//!   worked for and the group to be there: a late receiver of a removed group changes nothing.
 //! - What was given back stays in its cell, and is handed out before anything new, the lowest
 //!   offset first.
 #![forbid(unsafe_code)]
 
-use crate::cells::{ClaimCell, ClaimState, ClaimWord, Kind, is_claim};
+use crate::cells::{ClaimState, ClaimWord, Fate, Kind, is_claim};
 use crate::group::Group;
 use crate::layout::{GroupCursor, Layout, PageState, SlotState};
 use crate::page::{Page, Verified};
@@ -41,8 +44,12 @@ pub struct Claim {
 /// Why nothing was claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nothing {
-    /// There is nothing behind the cursor, or only a slot of a send that has not ended.
+    /// There is nothing behind the cursor.
     Empty,
+    /// There is nothing behind the cursor, and the page that senders write is sealed.
+    End,
+    /// The next place belongs to a send that has begun and not ended.
+    Unfinished,
     /// Every claim cell of the group is in use.
     NoCell,
     /// This many messages went before the group had them.
@@ -68,6 +75,7 @@ pub struct Hand {
 enum Step {
     Claimed(usize, ClaimWord, Offset, usize, Option<Verified>),
     Empty,
+    Unfinished,
     End,
     Lost,
     NoCell,
@@ -84,8 +92,8 @@ pub struct How {
 }
 
 impl<'a> Group<'a> {
-    /// Hands out a message: one that was given back, or the next. Under `DropOldest` its bytes are
-    /// in `copy`; under `Block` they lie in the page, pinned by the claim.
+    /// Hands out a message: one that was given back, or the next. The bytes of a lease, and under
+    /// `DropOldest` of every message, are in `copy`; else they lie in the page, pinned by the claim.
     ///
     /// `patient` is whether to prove an abandoned slot abandoned, which the caller does before it
     /// sleeps.
@@ -97,9 +105,9 @@ impl<'a> Group<'a> {
         copy: &mut Vec<u8>,
         patient: bool,
     ) -> Result<Claim, Nothing> {
-        let drop_oldest = self.mem.layout.geometry.overflow == crate::Overflow::DropOldest;
+        let copy_first = self.mem.layout.geometry.overflow == crate::Overflow::DropOldest;
         loop {
-            if drop_oldest && let Some(n) = self.unreported_loss() {
+            if copy_first && let Some(n) = self.unreported_loss() {
                 return Err(Nothing::Lagged(n));
             }
             let returns = self.returns().load(SeqCst);
@@ -108,29 +116,33 @@ impl<'a> Group<'a> {
                     hand.seen_returns = Some(returns);
                     continue;
                 };
-                let Some(claimed) = self.retake(lowest, hand, how, copy, drop_oldest) else { continue };
+                let Some(claimed) = self.retake(lowest, hand, how, copy, copy_first) else {
+                    if self.is_current() {
+                        continue;
+                    }
+                    return Err(Nothing::Removed);
+                };
                 claimed
             } else {
-                match self.step(hand, how, copy, drop_oldest) {
+                match self.step(hand, how, copy, copy_first) {
                     Step::Claimed(cell, word, offset, at, verified) => {
-                        (cell, word, offset, verified.or_else(|| self.verify(offset, at)))
+                        (cell, word, offset, verified.or_else(|| self.verify(offset, at, how, copy)))
                     }
-                    Step::Empty if !self.is_current() => return Err(Nothing::Removed),
-                    Step::Empty => {
-                        if patient && self.resolve_hole(ring, hand.page) {
-                            continue;
-                        }
-                        return Err(Nothing::Empty);
-                    }
+                    Step::Empty | Step::Unfinished if !self.is_current() => return Err(Nothing::Removed),
+                    Step::Unfinished if patient && self.resolve_hole(ring, hand.page) => continue,
+                    Step::Unfinished => return Err(Nothing::Unfinished),
+                    Step::Empty if patient && self.overlooked_return(hand) => continue,
+                    Step::Empty => return Err(Nothing::Empty),
                     Step::End => match ring.next(hand.page) {
                         Next::Page(next) => {
                             hand.page = next;
-                            self.page_hint().fetch_max(next, Relaxed); // only a hint
+                            self.raise_page_hint(next);
                             continue;
                         }
                         Next::Gone => continue,
                         Next::None if !self.is_current() => return Err(Nothing::Removed),
-                        Next::None => return Err(Nothing::Empty),
+                        Next::None if patient && self.overlooked_return(hand) => continue,
+                        Next::None => return Err(Nothing::End),
                     },
                     Step::Lost => {
                         if !self.is_current() {
@@ -147,7 +159,9 @@ impl<'a> Group<'a> {
                 let (group, state) = (self.number(), self.state());
                 return Ok(Claim { group, state, cell, word, offset, record });
             }
-            self.mark_damaged(offset);
+            if self.in_page(offset.page()).0.number() == offset.page() {
+                self.mark_damaged(offset);
+            }
             self.cell(cell).free(word);
         }
     }
@@ -164,8 +178,12 @@ impl<'a> Group<'a> {
             // ORDER[claim] Acquire: what the claimers before did.
             let seen = cursor_word.load(Acquire);
             let cursor = self.cursor(number, seen);
+            // After the word was read: it is this group's, and of this lap.
             if page.number() != number || cursor.closed {
                 break Step::Lost;
+            }
+            if !self.is_current() {
+                break Step::Removed;
             }
             let index = cursor.index;
             let slot = if index < layout.slots { page.slot(number, index) } else { SlotState::Untouched };
@@ -176,7 +194,14 @@ impl<'a> Group<'a> {
                         break Step::Lost;
                     }
                     let end = index >= c.count.min(layout.slots) && c.state == PageState::Sealed;
-                    break if end { Step::End } else { Step::Empty };
+                    let hole = index < c.count.min(layout.slots);
+                    break if end {
+                        Step::End
+                    } else if hole {
+                        Step::Unfinished
+                    } else {
+                        Step::Empty
+                    };
                 }
                 SlotState::Committed(at) if !self.is_done(number, index) => at,
                 SlotState::Committed(_) | SlotState::Skipped | SlotState::Damaged => {
@@ -243,8 +268,14 @@ impl<'a> Group<'a> {
         })
     }
 
-    fn verify(&self, offset: Offset, at: usize) -> Option<Verified> {
-        self.in_page(offset.page()).0.verify(self.mem.uuid, at, offset.as_u64())
+    /// Verifies a claimed message: a message where it lies, as its claim pins the page; a lease as a
+    /// copy, as its page goes if the group is removed.
+    fn verify(&self, offset: Offset, at: usize, how: How, copy: &mut Vec<u8>) -> Option<Verified> {
+        let page = self.in_page(offset.page()).0;
+        match how.kind {
+            Kind::Message => page.verify(self.mem.uuid, at, offset.as_u64()),
+            Kind::Lease => page.copy(self.mem.uuid, at, offset.as_u64(), copy),
+        }
     }
 
     fn mark_damaged(&self, offset: Offset) {
@@ -275,10 +306,21 @@ impl<'a> Group<'a> {
         hand.page = next.max(self.start().page());
     }
 
+    /// Whether a message was given back by one who died before it could say so.
+    fn overlooked_return(self, hand: &mut Hand) -> bool {
+        let overlooked = self.lowest_returned().is_some();
+        if overlooked {
+            hand.seen_returns = None;
+        }
+        overlooked
+    }
+
     fn lowest_returned(self) -> Option<(usize, ClaimWord, Offset)> {
         let returned = self.cells().enumerate().filter_map(|(i, cell)| {
             let (word, offset) = cell.read()?;
-            (word.state == ClaimState::Returned).then_some((i, word, Offset::from_u64(offset)))
+            let offset = Offset::from_u64(offset);
+            let valid = word.state == ClaimState::Returned && (offset.index() as usize) < self.mem.layout.slots;
+            valid.then_some((i, word, offset))
         });
         returned.min_by_key(|&(_, _, offset)| offset)
     }
@@ -292,6 +334,10 @@ impl<'a> Group<'a> {
         copy: &mut Vec<u8>,
         copy_first: bool,
     ) -> Option<(usize, ClaimWord, Offset, Option<Verified>)> {
+        // After the cell was read: it is this group's.
+        if !self.is_current() {
+            return None;
+        }
         let page: Page<'a> = self.in_page(offset.page()).0;
         let slot = page.slot(offset.page(), offset.index() as usize);
         let mut verified = None;
@@ -312,7 +358,7 @@ impl<'a> Group<'a> {
         }
         self.redelivered().fetch_add(1, Relaxed); // a statistic
         if let (SlotState::Committed(at), false) = (slot, copy_first) {
-            verified = self.verify(offset, at);
+            verified = self.verify(offset, at, how, copy);
         }
         Some((cell, held, offset, verified))
     }
@@ -353,7 +399,7 @@ impl<'a> Group<'a> {
         if self.cells().any(|c| c.load().state == ClaimState::Returned) {
             return true;
         }
-        let mut number = self.page_hint().load(Acquire).max(ring.tail().page);
+        let mut number = self.page_hint().max(ring.tail().page);
         loop {
             let (page, word) = self.in_page(number);
             let cursor = self.cursor(number, word.load(Acquire));
@@ -374,20 +420,29 @@ impl<'a> Group<'a> {
     /// Cleans the cells of a dead open. True if a message was given back.
     pub fn reap(self, owner: usize) -> bool {
         self.settle_done_cells();
-        let named = |cell: usize, offset: u64| {
-            let number = Offset::from_u64(offset).page();
-            let (page, word) = self.in_page(number);
-            let cursor = self.cursor(number, word.load(Acquire));
-            page.number() == number && cursor.cell == Some(cell) && is_claim(offset, number, cursor)
-        };
-        let done = |offset: u64| {
+        let fate = |offset: u64| {
             let offset = Offset::from_u64(offset);
-            self.has_lost(offset.page()) || self.is_done(offset.page(), offset.index() as usize)
+            match self.is_done(offset.page(), offset.index() as usize) {
+                true => Fate::Done,
+                false if self.is_removed() => Fate::Done,
+                false if self.has_lost(offset.page()) => Fate::Gone,
+                false => Fate::Open,
+            }
         };
-        let back = self.cells().enumerate().filter(|(i, cell): &(usize, ClaimCell<'a>)| {
-            cell.reap(owner, |offset| named(*i, offset), done)
-        });
-        let back = back.count() > 0;
+        let mut back = false;
+        for (number, cell) in self.cells().enumerate() {
+            let named = |offset: u64| {
+                let page_number = Offset::from_u64(offset).page();
+                let (page, word) = self.in_page(page_number);
+                let cursor = self.cursor(page_number, word.load(Acquire));
+                page.number() == page_number && cursor.cell == Some(number) && is_claim(offset, page_number, cursor)
+            };
+            match cell.reap(owner, named, fate) {
+                Fate::Open => back = true,
+                Fate::Gone => drop(self.gone().fetch_add(1, Relaxed)), // a statistic
+                Fate::Done => {}
+            }
+        }
         if back {
             self.returns().fetch_add(1, SeqCst);
         }

@@ -13,9 +13,9 @@ use crate::OpenError;
 use crate::cells::Liveness;
 use crate::group::Group;
 use crate::header::Header;
-use crate::layout::{BLOCK, Geometry, Layout, MAX_PAGE_NUMBER, Memory, PAGE_LIMIT_STEP};
+use crate::layout::{BLOCK, Geometry, Layout, MAX_PAGE_NUMBER, Memory, PAGE_LIMIT_STEP, PageState};
 use crate::map::Map;
-use crate::opens::{OpPool, OpenId};
+use crate::opens::OpenId;
 use crate::options::{Create, Options};
 use crate::ring::Ring;
 use crate::sys::{self, LockByte};
@@ -25,8 +25,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::time::{Duration, Instant};
+
+/// How often a close tries to take the open lock, a millisecond apart.
+const CLOSE_TRIES: u32 = 20;
 
 /// How long to wait for the open lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -44,7 +47,6 @@ pub struct OpenFile {
     pub id: OpenId,
     /// Where the file is, or was.
     pub path: PathBuf,
-    pool: OpPool,
     file: File,
     header: Mutex<Header>,
 }
@@ -117,17 +119,17 @@ impl OpenFile {
             return Err(OpenError::NeedsRecovery { path: path.into() });
         }
         check_words(path, map.memory())?;
-        let mem = map.memory();
-        mem.page_limit().store(header.page_limit, Release);
-        reap_all(&file, mem);
-        let id = attach(path, &file, mem)?;
+        // Before anything else is stored.
         if header.clean || !coherent {
             (header.boot_id, header.device, header.inode) = here;
             header.clean = false;
             write_header(&map, &mut header).map_err(failed(path, "write its header"))?;
         }
-        let pool = OpPool::new(map.layout().geometry.max_op_cells);
-        let open = Self { map, id, path: path.into(), pool, header: Mutex::new(header), file };
+        let mem = map.memory();
+        mem.page_limit().fetch_max(header.page_limit, AcqRel);
+        let id = attach(path, &file, mem)?;
+        let open = Self { map, id, path: path.into(), header: Mutex::new(header), file };
+        open.reap_all();
         sys::unlock(&open.file, LockByte::OpenLock).map_err(failed(path, "unlock it"))?;
         tracing::debug!(path = %path.display(), open = id.index, "opened");
         Ok(open)
@@ -142,7 +144,7 @@ impl OpenFile {
     /// The ring, as this open sees it.
     #[inline]
     pub fn ring(&self) -> Ring<'_> {
-        Ring { mem: self.memory(), live: self, pool: &self.pool, me: self.id }
+        Ring { mem: self.memory(), live: self, me: self.id }
     }
 
     /// Does something under the open lock; nothing if it stays busy.
@@ -177,7 +179,7 @@ impl OpenFile {
             let wanted = (self.ring().head().page + PAGE_LIMIT_STEP).min(MAX_PAGE_NUMBER + 1);
             header.page_limit = header.page_limit.max(wanted);
             write_header(&self.map, header)?;
-            self.memory().page_limit().fetch_max(header.page_limit, std::sync::atomic::Ordering::AcqRel);
+            self.memory().page_limit().fetch_max(header.page_limit, AcqRel);
             Ok(())
         });
         raised?.unwrap_or(Ok(()))
@@ -189,25 +191,63 @@ impl OpenFile {
         limit <= MAX_PAGE_NUMBER && self.ring().head().page + PAGE_LIMIT_STEP / 2 > limit
     }
 
+    /// Cleans up after every dead open, if there is one and the open lock is free.
+    pub fn reap_the_dead(&self) -> bool {
+        let mem = self.memory();
+        if !OpenId::all(mem).any(|id| self.is_dead(id.index)) {
+            return false;
+        }
+        let Ok(_header) = self.header.try_lock() else { return false };
+        let locked = sys::try_lock(&self.file, LockByte::OpenLock).unwrap_or(false);
+        if locked {
+            self.reap_all();
+            let _ = sys::unlock(&self.file, LockByte::OpenLock);
+        }
+        locked
+    }
+
+    /// Cleans up after every dead open. Under the open lock.
+    fn reap_all(&self) {
+        let mem = self.memory();
+        for id in OpenId::all(mem).filter(|id| self.is_dead(id.index)) {
+            for group in (0..mem.layout.geometry.max_groups).filter_map(|g| Group::at(mem, g)) {
+                group.reap(id.index);
+            }
+            id.detach(mem);
+            tracing::debug!(open = id.index, "reaped");
+        }
+        Group::repair(&self.ring());
+    }
+
     /// Ends this open: the last use of the mapping for anything but looking.
     pub fn close(&self) {
         let mem = self.memory();
-        let locked = sys::try_lock(&self.file, LockByte::OpenLock).unwrap_or(false);
         for group in (0..mem.layout.geometry.max_groups).filter_map(|g| Group::at(mem, g)) {
             group.reap(self.id.index);
         }
-        self.id.detach(mem);
-        if locked {
-            reap_all(&self.file, mem);
-            if OpenId::all(mem).next().is_none()
-                && let Err(error) = self.leave_clean()
-            {
-                tracing::warn!(path = %self.path.display(), %error, "not left clean");
+        // Only tried, for a moment: without the lock the file is left as if this open had died.
+        let locked = (0..CLOSE_TRIES).any(|n| {
+            if n > 0 {
+                std::thread::sleep(Duration::from_millis(1));
             }
+            sys::try_lock(&self.file, LockByte::OpenLock).unwrap_or(false)
+        });
+        if locked {
+            self.reap_all();
+        }
+        self.id.detach(mem);
+        if locked
+            && OpenId::all(mem).next().is_none()
+            && let Err(error) = self.leave_clean()
+        {
+            tracing::warn!(path = %self.path.display(), %error, "not left clean");
+        }
+        // The byte before the lock: who finds the entry free finds its byte free. Whatever these
+        // say, closing the file frees both.
+        let _ = sys::unlock(&self.file, LockByte::Open(self.id.index));
+        if locked {
             let _ = sys::unlock(&self.file, LockByte::OpenLock);
         }
-        // Whatever it says, closing the file frees the byte as well.
-        let _ = sys::unlock(&self.file, LockByte::Open(self.id.index));
         tracing::debug!(path = %self.path.display(), open = self.id.index, "closed");
     }
 
@@ -223,26 +263,16 @@ impl OpenFile {
 }
 
 impl Liveness for OpenFile {
-    fn is_dead(&self, open: usize, incarnation: u32) -> bool {
-        let id = OpenId { index: open, incarnation };
-        id != self.id && is_dead(&self.file, self.memory(), id)
-    }
-}
-
-fn is_dead(file: &File, mem: Memory<'_>, id: OpenId) -> bool {
-    let live = || OpenId::at(mem, id.index) == Some(id);
-    // The incarnation before and after: the byte that was asked for was this one's.
-    live() && matches!(sys::is_locked(file, LockByte::Open(id.index)), Ok(false)) && live()
-}
-
-/// Cleans up after every dead open. Under the open lock.
-fn reap_all(file: &File, mem: Memory<'_>) {
-    for id in OpenId::all(mem).filter(|&id| is_dead(file, mem, id)) {
-        for group in (0..mem.layout.geometry.max_groups).filter_map(|g| Group::at(mem, g)) {
-            group.reap(id.index);
+    fn is_dead(&self, open: usize) -> bool {
+        let mem = self.memory();
+        if open == self.id.index || open >= mem.layout.geometry.max_opens {
+            return false;
         }
-        id.detach(mem);
-        tracing::debug!(open = id.index, "reaped");
+        // The incarnation before and after: the byte that was asked for was this one's.
+        let before = OpenId::at(mem, open);
+        before.is_some()
+            && matches!(sys::is_locked(&self.file, LockByte::Open(open)), Ok(false))
+            && OpenId::at(mem, open) == before
     }
 }
 
@@ -345,10 +375,14 @@ fn check_words(path: &Path, mem: Memory<'_>) -> Result<(), OpenError> {
     if tail > head || head - tail >= pages {
         return damaged(format!("its head is page {head} and its tail page {tail}, in a ring of {pages}"));
     }
-    for place in 0..pages as usize {
-        let number = crate::page::Page::new(mem, place).number();
-        if mem.layout.place(number) != place || number > head + pages {
-            return damaged(format!("page {number} lies at place {place} of {pages}"));
+    for number in tail..=head {
+        let page = crate::page::Page::new(mem, mem.layout.place(number));
+        let (found, cursor) = (page.number(), page.cursor());
+        if found != number || cursor.lap != mem.layout.cursor_lap(number) {
+            return damaged(format!("page {found} lies where page {number} should"));
+        }
+        if number < head && cursor.state != PageState::Sealed {
+            return damaged(format!("page {number} is {:?} and not the newest", cursor.state));
         }
     }
     Ok(())

@@ -19,8 +19,10 @@
 //!   reads the counter first and the page number last: while that stands, no later page was folded.
 #![forbid(unsafe_code)]
 
-use crate::cells::{ClaimCell, ClaimState, Kind};
-use crate::layout::{Acks, ENTRY, GroupCursor, Layout, MAX_GROUP_NAME, Memory, SlotState, Tail};
+use crate::cells::{ClaimCell, ClaimState, ClaimWord, Kind};
+use crate::layout::{
+    Acks, ENTRY, GroupCursor, Layout, MAX_GROUP_NAME, MAX_PAGE_NUMBER, Memory, SlotState, Tail,
+};
 use crate::page::Page;
 use crate::ring::Ring;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -40,6 +42,7 @@ const REPORTED: usize = 1;
 const DAMAGED: usize = 2;
 const GONE: usize = 3;
 const REDELIVERED: usize = 4;
+const LAGGED_BEFORE: usize = 5;
 
 const FREE: u64 = 0;
 const ACTIVE: u64 = 1;
@@ -48,6 +51,9 @@ const REMOVED: u64 = 2;
 fn state(instance: u64, phase: u64) -> u64 {
     instance << 8 | phase
 }
+
+/// The bits of a page number that tag a counter.
+const PAGE_TAG: u64 = 0xff_ffff;
 
 /// A counter that is folded once a page: `{page tag 24, total 40}`.
 fn total(word: u64) -> u64 {
@@ -141,9 +147,25 @@ impl<'a> Group<'a> {
         if start.page() == page { start.index() as usize } else { 0 }
     }
 
-    /// A page where its next message may be: not later than that.
-    pub fn page_hint(&self) -> &'a AtomicU64 {
-        &self.live()[AT]
+    /// A page where its next message may be: not later than that. `{instance 20, page number 44}`.
+    pub fn page_hint(&self) -> u64 {
+        self.live()[AT].load(Acquire) & MAX_PAGE_NUMBER
+    }
+
+    /// Raises the hint, if it still is this group's.
+    pub fn raise_page_hint(&self, page: u64) {
+        let hint = &self.live()[AT];
+        let mut seen = hint.load(Acquire);
+        while seen >> 44 == self.hint(0) >> 44 && seen & MAX_PAGE_NUMBER < page {
+            match hint.compare_exchange(seen, self.hint(page), AcqRel, Acquire) {
+                Ok(_) => return,
+                Err(other) => seen = other,
+            }
+        }
+    }
+
+    fn hint(&self, page: u64) -> u64 {
+        self.instance() << 44 | page
     }
 
     /// Changes whenever a message was given back.
@@ -215,6 +237,9 @@ impl<'a> Group<'a> {
 
     /// Whether the group is done with an index of page `number`.
     pub fn is_done(&self, number: u64, index: usize) -> bool {
+        if index >= self.mem.layout.slots {
+            return true; // an offset that never was
+        }
         let page = self.in_page(number).0;
         let (word, bit) = self.ack_word(&page, index);
         Acks::of(word.load(Acquire), self.tag(number)) & bit != 0 // ORDER[ack]
@@ -223,6 +248,9 @@ impl<'a> Group<'a> {
     /// Sets the ack bit of an index, unless the page or the group has gone.
     #[inline]
     pub fn set_done(&self, number: u64, index: usize) {
+        if index >= self.mem.layout.slots {
+            return;
+        }
         let page = self.in_page(number).0;
         let (word, bit) = self.ack_word(&page, index);
         let tag = self.tag(number);
@@ -275,7 +303,10 @@ impl<'a> Group<'a> {
             {
                 let offset = Offset::from_u64(offset);
                 self.set_done(offset.page(), offset.index() as usize);
-                cell.free(word);
+                // The cell was this group's when it was read, if the group is there still.
+                if self.is_current() {
+                    cell.free(word);
+                }
             }
         }
     }
@@ -301,7 +332,7 @@ impl<'a> Group<'a> {
         loop {
             let seen = word.load(Acquire); // ORDER[claim]
             let cursor = self.cursor(number, seen);
-            if cursor.closed || page.number() != number {
+            if cursor.closed || page.number() != number || !self.is_here() {
                 return;
             }
             self.complete_last(number, cursor);
@@ -314,7 +345,7 @@ impl<'a> Group<'a> {
     /// Makes the claim that the cursor names HELD, as everybody does before moving it.
     #[inline]
     pub fn complete_last(&self, number: u64, cursor: GroupCursor) {
-        if let Some(cell) = cursor.cell {
+        if let Some(cell) = cursor.cell.filter(|&c| c < self.mem.layout.geometry.max_held) {
             self.cell(cell).complete(number, cursor);
         }
     }
@@ -326,11 +357,17 @@ impl<'a> Group<'a> {
         cursor.closed || page.number() != number
     }
 
-    /// Frees a RETURNED cell whose page has gone, and counts it.
-    pub fn lose_returned(&self, cell: ClaimCell<'a>, word: crate::cells::ClaimWord) {
+    /// Frees a RETURNED cell whose page has gone, and counts it. The cell was read before the group
+    /// was last seen to be there.
+    pub fn lose_returned(&self, cell: ClaimCell<'a>, word: ClaimWord) {
         if cell.free(word) {
             self.gone().fetch_add(1, Relaxed); // a statistic
         }
+    }
+
+    /// Whether the number is still this group's: active, or removed and not yet given to another.
+    fn is_here(&self) -> bool {
+        self.live()[STATE].load(SeqCst) >> 8 == self.instance() // ORDER[group state]
     }
 
     /// Takes page `number` away from the group, and counts what it had not been given. Every slot
@@ -344,11 +381,12 @@ impl<'a> Group<'a> {
             if let Some((word, offset)) = cell.read()
                 && word.state == ClaimState::Returned
                 && Offset::from_u64(offset).page() == number
+                && self.is_here()
             {
                 self.lose_returned(cell, word);
             }
         }
-        self.fold(&self.counters()[LAGGED], number, |page, index| {
+        self.fold(LAGGED, number, |page, index| {
             matches!(page.slot(number, index), SlotState::Committed(_)) && !self.is_done(number, index)
         });
         self.fold_damage(number);
@@ -358,23 +396,24 @@ impl<'a> Group<'a> {
     pub fn fold_damage(&self, number: u64) {
         let page = self.in_page(number).0;
         if page.word(Layout::PAGE_DAMAGE_SEEN).load(Acquire) == number + 1 {
-            self.fold(&self.counters()[DAMAGED], number, |page, index| {
+            self.fold(DAMAGED, number, |page, index| {
                 page.slot(number, index) == SlotState::Damaged && !self.is_done(number, index)
             });
         }
     }
 
-    /// Adds to a counter, once for page `number`, the indexes that `counts`: from the group's closed
-    /// cursor on, or from its start where the cursor is not closed.
-    fn fold(&self, counter: &AtomicU64, number: u64, counts: impl Fn(&Page<'a>, usize) -> bool) {
+    /// Adds to a counter, once for page `number`, the indexes that `counts`: of what was lost, from
+    /// the group's closed cursor on; of what was damaged, all.
+    fn fold(&self, counter: usize, number: u64, counts: impl Fn(&Page<'a>, usize) -> bool) {
         let (page, word) = self.in_page(number);
+        let total_word = &self.counters()[counter];
         loop {
-            let before = counter.load(Acquire); // ORDER[fold]
-            if before >> 40 == number & 0xff_ffff {
+            let before = total_word.load(Acquire); // ORDER[fold]
+            if before >> 40 == number & PAGE_TAG || self.start().page() > number || !self.is_here() {
                 return;
             }
             let cursor = self.cursor(number, word.load(Acquire));
-            let first = if cursor.closed { cursor.index } else { self.start_index(number) };
+            let first = if counter == LAGGED { cursor.index } else { self.start_index(number) };
             let end = page.cursor().count.min(self.mem.layout.slots);
             let n = (first..end).filter(|&i| counts(&page, i)).count() as u64;
             fence(Acquire);
@@ -382,7 +421,7 @@ impl<'a> Group<'a> {
                 return;
             }
             let after = counted(number, total(before) + n);
-            if counter.compare_exchange(before, after, AcqRel, Relaxed).is_ok() {
+            if total_word.compare_exchange(before, after, AcqRel, Relaxed).is_ok() {
                 return; // ORDER[fold]
             }
         }
@@ -394,14 +433,18 @@ impl<'a> Group<'a> {
         let counters = self.counters();
         let reported = counters[REPORTED].load(Acquire);
         let lost = total(counters[LAGGED].load(Acquire)); // ORDER[fold]
+        // The totals go on over all groups of a number: a late receiver of an earlier one fails here,
+        // as the group after it began by raising what is reported.
         let told = lost > reported
+            && self.is_current()
             && counters[REPORTED].compare_exchange(reported, lost, AcqRel, Relaxed).is_ok();
         told.then(|| lost - reported)
     }
 
     /// Messages lost because their page was dropped.
     pub fn lagged(&self) -> u64 {
-        total(self.counters()[LAGGED].load(Acquire))
+        let before = self.counters()[LAGGED_BEFORE].load(Acquire);
+        total(self.counters()[LAGGED].load(Acquire)).saturating_sub(before)
     }
 
     /// Messages passed over because they did not verify, in pages that were turned.
@@ -497,8 +540,8 @@ impl<'a> Group<'a> {
             group.live()[STATE].store(state(group.instance(), FREE), SeqCst);
             return Err(NotCreated::BeyondEnd(ring.end()));
         }
-        group.set_start(first);
-        Self::write_entry(mem, number, group.instance(), name.as_str(), first);
+        group.settle_start(ring, first);
+        Self::write_entry(mem, number, group.instance(), name.as_str(), group.start());
         Ok(group)
     }
 
@@ -511,33 +554,56 @@ impl<'a> Group<'a> {
             Self::clear_words(mem, number);
         }
         let group = Self { mem, number, state: state(instance, ACTIVE) };
-        group.set_start(Offset::new(ring.tail().page, 0));
-        for counter in group.counters() {
-            counter.store(0, Relaxed); // ORDER[group state] publishes them
+        live[START].store(Offset::new(ring.tail().page, 0).as_u64(), Release);
+        live[AT].store(group.hint(ring.tail().page), Release);
+        for counter in [GONE, REDELIVERED] {
+            group.counters()[counter].store(0, Relaxed); // ORDER[group state] publishes them
         }
         group.starved().store(0, Relaxed);
         live[STATE].store(group.state, SeqCst); // ORDER[group state]
         // ORDER[tail] SeqCst: after ACTIVE, before the start is settled.
         let oldest = Tail::of(mem.tail().fetch_add(Tail::EPOCH_STEP, SeqCst)).page;
-        group.set_start(Offset::new(oldest, 0));
+        group.settle_start(ring, Offset::new(oldest, 0));
         Ok(group)
     }
 
-    fn set_start(&self, start: Offset) {
-        self.live()[START].store(start.as_u64(), Release);
-        self.page_hint().store(start.page(), Release);
-        // The tag of the page before, so that the start page counts as not folded.
-        let before = counted(start.page().wrapping_sub(1), total(self.counters()[LAGGED].load(Relaxed)));
-        self.counters()[LAGGED].store(before, Release);
+    /// Settles where a group starts that nobody has joined yet: at `first`, or at the first page
+    /// behind it that is not taken away meanwhile. What was counted as lost so far is not its loss.
+    fn settle_start(&self, ring: &Ring<'a>, mut first: Offset) {
+        let counters = self.counters();
+        loop {
+            self.live()[START].store(first.as_u64(), Release);
+            let lagged = counters[LAGGED].load(Acquire);
+            if lagged >> 40 == first.page() & PAGE_TAG && ring.tail().page <= first.page() && self.is_closed_in(first) {
+                first = Offset::new(first.page() + 1, 0);
+                continue;
+            }
+            // ORDER[fold] Another word than any before, so that a fold that has not seen the new
+            // start fails.
+            let lost = total(lagged) + 1;
+            let before = counted(first.page().wrapping_sub(1), lost);
+            if counters[LAGGED].compare_exchange(lagged, before, AcqRel, Relaxed).is_err() {
+                continue;
+            }
+            counters[REPORTED].store(lost, Release);
+            counters[LAGGED_BEFORE].store(lost, Release);
+            counters[DAMAGED].store(counted(first.page().wrapping_sub(1), 0), Release);
+            let tail = ring.tail().page;
+            if tail <= first.page() {
+                break;
+            }
+            first = Offset::new(tail, 0);
+        }
+        self.live()[AT].store(self.hint(first.page()), Release);
+    }
+
+    fn is_closed_in(&self, first: Offset) -> bool {
+        let word = self.in_page(first.page()).1;
+        self.cursor(first.page(), word.load(Acquire)).closed
     }
 
     fn is_vacant(mem: Memory<'a>, number: usize) -> bool {
-        match Self::at(mem, number) {
-            None => true,
-            // Removed, or its creator died before it wrote the entry.
-            Some(g) if g.is_removed() => g.cells().all(|c| c.load().state == ClaimState::Free),
-            Some(g) => g.name().is_none(),
-        }
+        Self::at(mem, number).is_none_or(|g| g.is_removed() && g.cells().all(|c| c.load().state == ClaimState::Free))
     }
 
     fn clear_words(mem: Memory<'a>, number: usize) {
@@ -554,9 +620,32 @@ impl<'a> Group<'a> {
     pub fn remove(self, ring: &Ring<'a>) {
         self.deactivate(ring);
         Self::write_entry(self.mem, self.number, 0, "", Offset::new(0, 0));
-        let cells_are_free = self.cells().all(|c| c.load().state == ClaimState::Free);
-        if cells_are_free {
+        self.vacate();
+    }
+
+    /// Frees the number of a removed group that nobody holds anything of.
+    fn vacate(self) {
+        if self.cells().all(|c| c.load().state == ClaimState::Free) {
             self.live()[STATE].store(state(self.instance(), FREE), SeqCst);
+        }
+    }
+
+    fn free_returned(self) {
+        for cell in self.cells() {
+            if let word @ ClaimWord { state: ClaimState::Returned, .. } = cell.load() {
+                cell.free(word);
+            }
+        }
+    }
+
+    /// Finishes what one began who died while it created or removed a group.
+    pub fn repair(ring: &Ring<'a>) {
+        for group in (0..ring.mem.layout.geometry.max_groups).filter_map(|g| Self::at(ring.mem, g)) {
+            if group.name().is_none() {
+                group.deactivate(ring);
+                group.free_returned();
+                group.vacate();
+            }
         }
     }
 
@@ -568,10 +657,6 @@ impl<'a> Group<'a> {
         for number in ring.pages() {
             self.close_in(number);
         }
-        for cell in self.cells() {
-            if let word @ crate::cells::ClaimWord { state: ClaimState::Returned, .. } = cell.load() {
-                cell.free(word);
-            }
-        }
+        self.free_returned();
     }
 }

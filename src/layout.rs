@@ -6,9 +6,8 @@
 //!
 //! ```text
 //! control  block 0, 1       header, two checksummed copies: see `header.rs`
-//!          block 2          channel lines: head | tail | sleepers | counters | page limit, opens used
+//!          block 2          channel lines: head | tail | sleepers | counters | page limit, opens used, op cells used
 //!          opens            max_opens lines: state, handles, sleepers
-//!          op blocks        one word for every four op cells: which open uses them
 //!          op cells         max_op_cells lines: what one running send says about itself
 //!          group lines      max_groups x 2 lines: the live words and counters of a group
 //!          group entries    max_groups x 2 copies of 512 bytes: name and start, checksummed
@@ -55,8 +54,6 @@ pub const ENTRY: usize = if cfg!(disk_chan_loom) { LINE } else { 64 };
 pub const RECORD_HEADER: usize = 4;
 /// Most messages that one add to the cursor reserves.
 pub const MAX_RUN: usize = 64;
-/// Op cells that an open takes at a time.
-pub const OP_BLOCK: usize = 4;
 /// Bits of an offset that are the index in the page.
 pub const INDEX_BITS: u32 = 20;
 /// The page number has the remaining bits.
@@ -118,7 +115,6 @@ pub struct Layout {
     count_bits: u32,
     lap_bits: u32,
     opens: usize,
-    op_blocks: usize,
     op_cells: usize,
     group_lines: usize,
     group_entries: usize,
@@ -155,10 +151,7 @@ impl Layout {
         between("typical_message_len", g.typical_message_len, 0, 1 << 30)?;
         between("max_groups", g.max_groups, 1, 4096)?;
         between("max_opens", g.max_opens, 1, 4096)?;
-        between("max_op_cells", g.max_op_cells, OP_BLOCK, 1 << 14)?;
-        if !g.max_op_cells.is_multiple_of(OP_BLOCK) {
-            return Err(bad("max_op_cells", g.max_op_cells, format!("must be a multiple of {OP_BLOCK}")));
-        }
+        between("max_op_cells", g.max_op_cells, 1, 1 << 14)?;
         between("max_held", g.max_held, 1, GroupCursor::MAX_CELLS)?;
         let page_words = g.page_size / 8;
         let record = RECORD_HEADER + g.typical_message_len.div_ceil(8);
@@ -190,8 +183,7 @@ impl Layout {
         let unit_bits = bits_for(data_words + g.max_op_cells * max_record_words);
 
         let opens = 3 * BLOCK;
-        let op_blocks = opens + g.max_opens * LINE;
-        let op_cells = op_blocks + (g.max_op_cells / OP_BLOCK).next_multiple_of(LINE);
+        let op_cells = opens + g.max_opens * LINE;
         let group_lines = op_cells + g.max_op_cells * LINE;
         let group_entries = (group_lines + g.max_groups * 2 * LINE).next_multiple_of(BLOCK);
         let claim_cells = group_entries + g.max_groups * 2 * ENTRY;
@@ -206,7 +198,6 @@ impl Layout {
             count_bits,
             lap_bits: CURSOR_BITS - unit_bits - count_bits,
             opens,
-            op_blocks,
             op_cells,
             group_lines,
             group_entries,
@@ -538,6 +529,14 @@ impl<'a> Memory<'a> {
         &self.channel_line(4)[1]
     }
 
+    /// Above every op cell that was ever used.
+    pub fn op_cells_used(&self) -> &'a AtomicU64 {
+        #[cfg(disk_chan_loom)]
+        return &self.control[2 * BLOCK + 10];
+        #[cfg(not(disk_chan_loom))]
+        &self.channel_line(4)[2]
+    }
+
     /// The line of an open.
     pub fn open(&self, open: usize) -> &'a [AtomicU64] {
         let at = self.layout.opens + open * LINE;
@@ -547,11 +546,6 @@ impl<'a> Memory<'a> {
     /// The futex word of an open.
     pub fn wake_word(&self, open: usize) -> &'a AtomicU32 {
         &self.wake[open * LINE * 2]
-    }
-
-    /// Which open uses these four op cells.
-    pub fn op_block(&self, block: usize) -> &'a AtomicU64 {
-        &self.control[self.layout.op_blocks + block]
     }
 
     /// An op cell: state word, operand.
@@ -688,7 +682,7 @@ mod tests {
     #[test]
     fn the_cursor_holds_the_overshoot_of_every_cell() {
         for page_size in [64 << 10, 1 << 20, 16 << 20, 256 << 20, 1 << 30] {
-            for max_op_cells in [4, 1024, 1 << 14] {
+            for max_op_cells in [1, 1024, 1 << 14] {
                 let l = Layout::new(Geometry { page_size, max_op_cells, ..geometry() }).unwrap();
                 assert!(l.lap_bits >= 8, "{page_size} {max_op_cells}: {} lap bits", l.lap_bits);
                 assert!(l.slots + max_op_cells * MAX_RUN < 1 << l.count_bits);
@@ -707,7 +701,7 @@ mod tests {
     #[test]
     fn the_parts_of_a_file_do_not_overlap() {
         let l = Layout::new(geometry()).unwrap();
-        assert!(l.opens >= 3 * BLOCK && l.op_blocks > l.opens && l.op_cells > l.op_blocks);
+        assert!(l.opens >= 3 * BLOCK && l.op_cells > l.opens);
         assert!(l.group_lines > l.op_cells && l.group_entries > l.group_lines && l.claim_cells > l.group_entries);
         assert_eq!(l.group_cursor_at(0), PAGE_HEADER);
         assert!(l.ack_word_at(0, l.slots - 1) < l.group_cursor_at(1));

@@ -1,4 +1,4 @@
-//! Opens: who has the file open, who died, and which op cells each of them uses.
+//! Opens: who has the file open, and who died.
 //!
 //! **Invariants.**
 //! - An entry `{incarnation 32, phase 32}` is LIVE from before the first use of the mapping to the
@@ -6,13 +6,13 @@
 //! - The lock byte belongs to the file description that the mapping was made through. So a free
 //!   byte of a LIVE entry proves that no mapping is left: the open is dead, and what it left may be
 //!   cleaned, by anybody and by several at once.
-//! - A block of op cells names the open that uses it. Only threads of that open take its cells.
+//! - An entry is not reused before the op cells and claim cells of the open before are clean.
 #![forbid(unsafe_code)]
 
-use crate::cells::{OpCell, block_owner};
-use crate::layout::{Memory, OP_BLOCK};
-use crate::sync::{AtomicU64, AtomicUsize, Ordering, thread_number};
-use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use crate::cells::OpCell;
+use crate::layout::Memory;
+use crate::sync::{AtomicU64, Ordering};
+use Ordering::{Acquire, Relaxed, Release, SeqCst};
 
 const STATE: usize = 0;
 const HANDLES: usize = 1;
@@ -61,15 +61,7 @@ impl OpenId {
 
     /// Gives the entry and its op cells back, for an open that ends or that is dead.
     pub fn detach(self, mem: Memory<'_>) {
-        for block in 0..mem.layout.geometry.max_op_cells / OP_BLOCK {
-            let owner = mem.op_block(block);
-            if owner.load(Acquire) == block_owner(self.index, self.incarnation) {
-                for cell in block * OP_BLOCK..(block + 1) * OP_BLOCK {
-                    OpCell::clear(mem, cell);
-                }
-                let _ = owner.compare_exchange(block_owner(self.index, self.incarnation), 0, AcqRel, Relaxed);
-            }
-        }
+        OpCell::clear(mem, self.index);
         let free = self.word() & !LIVE;
         let _ = mem.open(self.index)[STATE].compare_exchange(self.word(), free, SeqCst, Relaxed);
     }
@@ -83,59 +75,5 @@ impl OpenId {
     pub fn sleepers(self, mem: Memory<'_>) -> [&AtomicU64; 2] {
         let line = mem.open(self.index);
         [&line[SLEEPERS], &line[SLEEPERS + 1]]
-    }
-}
-
-/// The op cells that this open has, for its threads to share.
-#[derive(Debug)]
-pub struct OpPool {
-    blocks: Box<[AtomicUsize]>,
-    len: AtomicUsize,
-}
-
-impl OpPool {
-    /// No cells yet, and room for `max_op_cells`.
-    pub fn new(max_op_cells: usize) -> Self {
-        let blocks = (0..max_op_cells / OP_BLOCK).map(|_| AtomicUsize::new(0)).collect();
-        Self { blocks, len: AtomicUsize::new(0) }
-    }
-
-    /// A cell that `try_take` takes: one of this open, or of a block that nobody had. Each thread
-    /// begins its search elsewhere.
-    #[inline]
-    pub fn take<'a>(
-        &self,
-        mem: Memory<'a>,
-        me: OpenId,
-        try_take: impl Fn(usize) -> Option<OpCell<'a>>,
-    ) -> Option<OpCell<'a>> {
-        let thread = thread_number();
-        loop {
-            let cells = self.len.load(Acquire).min(self.blocks.len()) * OP_BLOCK;
-            for i in 0..cells {
-                let nth = (thread + i) % cells;
-                // ORDER[pool] Acquire; 0 while another thread is writing it down.
-                let Some(block) = self.blocks[nth / OP_BLOCK].load(Acquire).checked_sub(1) else { continue };
-                if let Some(cell) = try_take(block * OP_BLOCK + nth % OP_BLOCK) {
-                    return Some(cell);
-                }
-            }
-            if !self.grow(mem, me) {
-                // Also those of a block that another thread has taken and not written down yet.
-                let owner = block_owner(me.index, me.incarnation);
-                let ours = (0..self.blocks.len()).filter(|&b| mem.op_block(b).load(Acquire) == owner);
-                return ours.flat_map(|b| b * OP_BLOCK..(b + 1) * OP_BLOCK).find_map(try_take);
-            }
-        }
-    }
-
-    fn grow(&self, mem: Memory<'_>, me: OpenId) -> bool {
-        let owner = block_owner(me.index, me.incarnation);
-        let block = (0..self.blocks.len())
-            .find(|&b| mem.op_block(b).compare_exchange(0, owner, AcqRel, Relaxed).is_ok());
-        let Some(block) = block else { return false };
-        let nth = self.len.fetch_add(1, AcqRel);
-        self.blocks[nth].store(block + 1, Release); // ORDER[pool]
-        true
     }
 }

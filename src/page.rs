@@ -245,6 +245,9 @@ impl<'a> Page<'a> {
     /// answer is no, as it is for a damaged one: the page number tells which.
     pub fn copy(&self, uuid: [u64; 2], at: usize, offset: u64, into: &mut Vec<u8>) -> Option<Verified> {
         let (head, len) = self.header(at)?;
+        if head[1] != offset {
+            return None; // before so much is allocated as a length says that means nothing
+        }
         let at = at + RECORD_HEADER;
         into.clear();
         into.reserve(len.next_multiple_of(8));
@@ -258,7 +261,6 @@ impl<'a> Page<'a> {
         fence(Acquire);
         let number = self.number_word().load(Relaxed);
         let good = number == crate::Offset::from_u64(offset).page()
-            && head[1] == offset
             && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3];
         good.then_some(Verified { len, sent_at: head[2], at })
     }

@@ -66,7 +66,7 @@ impl Position {
     fn new(root: &Root, name: GroupName, group: usize, state: u64) -> Self {
         static RECEIVERS: AtomicUsize = AtomicUsize::new(0);
         let mem = root.memory();
-        let page = Group::of(mem, group, state).page_hint().load(SeqCst).max(root.ring().tail().page);
+        let page = Group::of(mem, group, state).page_hint().max(root.ring().tail().page);
         // Receivers begin at different cells, so as not to share a line.
         let cell = RECEIVERS.fetch_add(1, Relaxed) % mem.layout.geometry.max_held.min(64);
         let hand = Hand { owner: root.file.id.index, page, cell, seen_returns: None };
@@ -107,16 +107,22 @@ impl Position {
         };
         // ORDER[disconnect] First that nobody is left, then once more that nothing is there: who
         // sent and went in between has left the message.
-        let alone = nothing == Nothing::Empty && patient && !root.has_handles();
-        if alone {
-            match self.receive(root, kind, true) {
-                Ok(claim) => return Ok(claim),
-                Err(again) => nothing = again,
+        let mut ended = false;
+        if patient && matches!(nothing, Nothing::Empty | Nothing::End) {
+            let closed = root.closed();
+            let alone = !root.has_handles();
+            if closed || alone {
+                match self.receive(root, kind, true) {
+                    Ok(claim) => return Ok(claim),
+                    Err(again) => nothing = again,
+                }
             }
+            // Closed, the page that senders wrote is sealed: an add that still comes counts no more.
+            ended = closed && nothing == Nothing::End || alone && nothing != Nothing::Unfinished;
         }
         Err(match nothing {
-            Nothing::Empty if alone => TryRecvError::Disconnected,
-            Nothing::Empty => TryRecvError::Empty,
+            Nothing::Empty | Nothing::End if ended => TryRecvError::Disconnected,
+            Nothing::Empty | Nothing::End | Nothing::Unfinished => TryRecvError::Empty,
             Nothing::Lagged(n) => TryRecvError::Lagged(n),
             Nothing::Removed => TryRecvError::GroupRemoved,
             Nothing::NoCell => {
@@ -152,6 +158,7 @@ impl Position {
                 Err(TryRecvError::GroupRemoved) => Some(RecvError::GroupRemoved),
             };
             if let Some(error) = error {
+                sleeper.done();
                 return Poll::Ready(Err(error));
             }
             if !again {
@@ -173,7 +180,7 @@ impl Position {
 
     /// The bytes of a claim, as a copy.
     fn copy(&mut self, root: &Root, claim: &Claim) -> Vec<u8> {
-        if root.drops_oldest() {
+        if root.drops_oldest() || claim.word.kind == Kind::Lease {
             return std::mem::take(&mut self.buffer);
         }
         let page = root.ring().page(claim.offset.page());

@@ -20,7 +20,7 @@
 use crate::cells::{Liveness, OpCell, OpCells};
 use crate::group::Group;
 use crate::layout::{CLEAR_EVERY_LAPS, Cursor, Head, Layout, MAX_PAGE_NUMBER, Memory, PageState, SlotState, Tail};
-use crate::opens::{OpPool, OpenId};
+use crate::opens::OpenId;
 use crate::page::{Page, Record};
 use crate::sync::Ordering;
 use Ordering::{AcqRel, Acquire, Relaxed};
@@ -80,8 +80,6 @@ pub struct Ring<'a> {
     pub mem: Memory<'a>,
     /// Who is alive.
     pub live: &'a dyn Liveness,
-    /// The op cells of this open.
-    pub pool: &'a OpPool,
     /// This open.
     pub me: OpenId,
 }
@@ -143,8 +141,9 @@ impl<'a> Ring<'a> {
             }
             let place = self.layout().place(head.page);
             let page = Page::new(self.mem, place);
-            let cell = self.pool.take(self.mem, self.me, |c| OpCell::reserving(self.mem, c, place));
-            let Some(mut cell) = cell else { return Err(Refused::Full(Blocked::TooManySending)) };
+            let Some(mut cell) = OpCell::reserving(self.mem, self.me, place) else {
+                return Err(Refused::Full(Blocked::TooManySending));
+            };
             if let Some(reserved) = page.reserve(records.len(), units) {
                 let number = page.number();
                 cell.holds(crate::Offset::new(number, reserved.index).as_u64(), records.len());
@@ -163,7 +162,7 @@ impl<'a> Ring<'a> {
     /// Moves the head on from page `from`, if that is open and full, or sealed. When it returns Ok
     /// the caller looks at the head again.
     pub fn advance(&self, from: u64, now: u64) -> Result<(), Blocked> {
-        let Some(mut cell) = self.pool.take(self.mem, self.me, |c| OpCell::taken(self.mem, c)) else {
+        let Some(mut cell) = OpCell::taken(self.mem, self.me) else {
             return Err(Blocked::TooManySending);
         };
         let head = self.head();
@@ -193,8 +192,8 @@ impl<'a> Ring<'a> {
         let moved = Head { page: next, ..head };
         if self.mem.head().compare_exchange(head.word(), moved.word(), AcqRel, Relaxed).is_ok() {
             self.mem.counters()[0].fetch_add(1, Relaxed); // a statistic
+            self.open(&mut cell, next, now);
         }
-        self.open(&mut cell, next, now);
         Ok(())
     }
 
@@ -338,22 +337,20 @@ impl<'a> Ring<'a> {
 
     /// Whether `group` is done with page `number`, resolving abandoned slots on the way.
     fn done_with(&self, group: Group<'a>, number: u64) -> Result<(), Blocked> {
-        for settle_first in [false, true] {
-            if settle_first {
-                group.settle_done_cells();
-            }
-            match group.last_unfinished(number) {
-                None => return Ok(()),
-                Some(index) if self.page(number).slot(number, index) == SlotState::Untouched => {
-                    if !self.judge(number, index) {
-                        return Err(Blocked::UnfinishedSend);
-                    }
-                    return self.done_with(group, number);
+        let mut settled = false;
+        while let Some(index) = group.last_unfinished(number) {
+            if self.page(number).slot(number, index) == SlotState::Untouched {
+                if !self.judge(number, index) {
+                    return Err(Blocked::UnfinishedSend);
                 }
-                Some(_) => {}
+            } else if settled {
+                return Err(Blocked::Group(group.number()));
+            } else {
+                group.settle_done_cells();
+                settled = true;
             }
         }
-        Err(Blocked::Group(group.number()))
+        Ok(())
     }
 
     fn all_resolved(&self, number: u64) -> Result<(), Blocked> {
@@ -401,7 +398,7 @@ impl<'a> Ring<'a> {
     /// Refuses further sends, in the file: after this no add comes back open until the channel is
     /// opened for sending again.
     pub fn close(&self) -> Result<(), Blocked> {
-        let Some(mut cell) = self.pool.take(self.mem, self.me, |c| OpCell::taken(self.mem, c)) else {
+        let Some(mut cell) = OpCell::taken(self.mem, self.me) else {
             return Err(Blocked::TooManySending);
         };
         loop {

@@ -6,6 +6,7 @@
 //! waits without limit. All other sleepers wait on memory of the process without limit.
 #![forbid(unsafe_code)]
 
+use crate::cells::Liveness;
 use crate::claim::Claim;
 use crate::file::{OpenFile, now};
 use crate::group::Group;
@@ -144,11 +145,14 @@ impl Shared {
     /// Whether anybody alive, in any process, could send or make somebody who can.
     pub fn has_handles(&self) -> bool {
         let mem = self.memory();
-        !self.ring().head().closed
-            && OpenId::all(mem).any(|id| {
-                use crate::cells::Liveness;
-                id.handles(mem).load(SeqCst) > 0 && !self.file.is_dead(id.index, id.incarnation)
-            })
+        OpenId::all(mem).any(|id| id.handles(mem).load(SeqCst) > 0 && !self.file.is_dead(id.index))
+    }
+
+    /// Whether the channel is closed; if so, the page that senders wrote is sealed now.
+    pub fn closed(&self) -> bool {
+        let ring = self.ring();
+        // Who closes it sets the bit and then seals the page, and may have died in between.
+        ring.head().closed && ring.close().is_ok()
     }
 
     /// One handle more that keeps receivers waiting.
@@ -286,6 +290,7 @@ impl Shared {
     }
 
     fn watch(&self) {
+        let mut groups = vec![None; self.groups.len()];
         loop {
             let asleep = self.asleep.load(Acquire);
             if asleep & STOP != 0 {
@@ -298,21 +303,33 @@ impl Shared {
             self.asleep.fetch_and(!NUDGE, SeqCst);
             let word = self.memory().wake_word(self.file.id.index);
             let seen = word.load(Acquire);
-            self.look();
+            self.look(&mut groups);
             if self.asleep.load(Acquire) & STOP == 0 {
                 let _ = futex::wait(word, futex::Flags::empty(), seen, Some(&TICK));
             }
         }
     }
 
-    /// What a wake that never came would have told.
-    fn look(&self) {
+    /// What a wake that never came would have told. `groups` is which groups there were last time.
+    fn look(&self, groups: &mut [Option<u64>]) {
         let ring = self.ring();
+        if self.file.reap_the_dead() {
+            self.wake_everybody();
+        }
         if let Err(error) = self.file.raise_page_limit() {
             tracing::warn!(%error, "the limit of page numbers could not be raised");
         }
-        let connected = self.has_handles();
-        for (number, list) in self.groups.iter().enumerate().filter(|(_, list)| list.len() > 0) {
+        let connected = self.has_handles() && !ring.head().closed;
+        for (number, list) in self.groups.iter().enumerate() {
+            let now = Group::at(ring.mem, number).map(|g| g.state());
+            let before = std::mem::replace(&mut groups[number], now);
+            if list.len() == 0 {
+                continue;
+            }
+            if before.is_some() && before != now {
+                list.wake_all();
+                continue;
+            }
             match Group::at(ring.mem, number).filter(|g| connected && !g.is_removed()) {
                 None => drop(list.wake_all()),
                 Some(group) if group.starved().load(SeqCst) != 0 => drop(list.wake_all()),

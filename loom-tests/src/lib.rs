@@ -11,7 +11,7 @@ use disk_chan::claim::{Claim, Hand, How, Nothing};
 use disk_chan::group::Group;
 use disk_chan::layout::{Geometry, LINE, Layout};
 use disk_chan::map::Heap;
-use disk_chan::opens::{OpPool, OpenId};
+use disk_chan::opens::OpenId;
 use disk_chan::page::Record;
 use disk_chan::ring::{Refused, Ring, Sent};
 use loom::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -19,7 +19,6 @@ use loom::sync::atomic::{AtomicBool, Ordering::SeqCst};
 /// One channel, with one group and one open.
 pub struct Model {
     heap: Heap,
-    pool: OpPool,
     me: OpenId,
     /// Whether open 1, which does not exist, is dead: models hand it cells.
     pub other_is_dead: AtomicBool,
@@ -27,7 +26,7 @@ pub struct Model {
 }
 
 impl Liveness for Model {
-    fn is_dead(&self, open: usize, _: u32) -> bool {
+    fn is_dead(&self, open: usize) -> bool {
         open == 1 && self.other_is_dead.load(SeqCst)
     }
 }
@@ -53,15 +52,14 @@ impl Model {
         let tables = 4 * LINE + max_groups * 2 * LINE + slots.next_multiple_of(LINE);
         let layout = Layout::with_slots(geometry, tables + slots * 5, slots).unwrap();
         let heap = Heap::new(layout, 0);
-        let pool = OpPool::new(max_op_cells);
         let me = OpenId::attach(heap.memory(), 0);
-        let mut model = Self { heap, pool, me, other_is_dead: AtomicBool::new(false), group: 0 };
+        let mut model = Self { heap, me, other_is_dead: AtomicBool::new(false), group: 0 };
         model.group = Group::activate(&model.ring(), 0).unwrap().state();
         model
     }
 
     pub fn ring(&self) -> Ring<'_> {
-        Ring { mem: self.heap.memory(), live: self, pool: &self.pool, me: self.me }
+        Ring { mem: self.heap.memory(), live: self, me: self.me }
     }
 
     pub fn group(&self) -> Group<'_> {

@@ -6,9 +6,10 @@
 //! from moving up (ORDER[ack]: the turn of a page against the reading of its bytes) is not seen;
 //! and it knows no time. Dekker pairs are fences (`SeqCst` accesses count as acquire-release).
 use disk_chan::Overflow::{Block, DropOldest};
-use disk_chan::cells::{ClaimWord, Kind, OpCell, block_owner};
+use disk_chan::cells::{ClaimWord, Kind, OpCell};
 use disk_chan::claim::Nothing;
 use disk_chan::layout::{PageState, SlotState};
+use disk_chan::opens::OpenId;
 use disk_chan::ring::{Blocked, Refused};
 use disk_chan::wait::{self, WaitList};
 use loom::sync::Arc;
@@ -277,9 +278,8 @@ fn a_dead_senders_hole_is_skipped() {
         let model = Arc::new(Model::new(3, Block));
         let mem = model.ring().mem;
         model.send(1).unwrap();
-        // Open 1 takes the cells of another block, which this model does not have: it borrows one.
-        mem.op_block(0).store(block_owner(1, 1), SeqCst);
-        let cell = OpCell::reserving(mem, 3, 0).unwrap();
+        let dead = OpenId { index: 1, incarnation: 1 };
+        let cell = OpCell::reserving(mem, dead, 0).unwrap();
         model.ring().page(0).reserve(1, 5).unwrap();
         std::mem::forget(cell);
         model.other_is_dead.store(true, SeqCst);
