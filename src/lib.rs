@@ -1,4 +1,77 @@
 //! A channel that lives in a file.
+//!
+//! Many senders, competing receivers in groups, blocking and async, as with an in-memory channel;
+//! but what was sent is still there after the process dies, other processes can open the same
+//! channel, and a message is not gone until somebody finished with it.
+//!
+//! ```
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let path = std::env::temp_dir().join(format!("orders-{}.chan", std::process::id()));
+//!     let tx = disk_chan::new(&path, 1 << 20, 4).await?; // open or create: 4 pages of 1 MiB
+//!     let mut rx = tx.subscribe("billing").await?; // each group gets every message
+//!     tx.send("two coffees").await?;
+//!     tx.send("one tea").await?;
+//!
+//!     let order = rx.recv().await?; // borrowed from the file, not copied
+//!     assert_eq!(&*order, b"two coffees");
+//!     drop(order); // done
+//!
+//!     let order = rx.lease().await?; // a copy that can go to another task
+//!     assert_eq!(&*order, b"one tea");
+//!     order.ack()?; // done; dropped without this it is handed out again
+//!     Ok(std::fs::remove_file(path)?)
+//! }
+//! ```
+//!
+//! # What is promised
+//!
+//! | after ... | a message whose `send` returned `Ok` | handed out, not done | done |
+//! |---|---|---|---|
+//! | a panic; a task cancelled while it holds a [`Lease`] | is there | is handed out again | stays done |
+//! | `kill -9` of any process, at any instruction | is there | is handed out again (unless its page was dropped: counted `gone`) | stays done |
+//! | power loss or kernel crash | *not in this version:* a file that was in use needs recovery, and opening it says so | | |
+//!
+//! - All messages have one order, that of their [`Offset`]; each sender's messages keep theirs. A
+//!   group's first deliveries are in that order; a message given back is handed out before any new.
+//! - Each group gets every message at least once, except what [`RecvError::Lagged`], `damaged` or
+//!   `gone` counted. Exactly once, when no receiver of the group died, panicked or gave it back.
+//! - An offset identifies and orders; it does not count. None is used twice.
+//! - The file never exceeds the size it was created with, and every byte is allocated then: a full
+//!   disk is an `Err` from open. Promised on ext4, xfs and tmpfs; others are refused unless
+//!   [`Options::trust_file_system`] says otherwise.
+//! - Every hand-out verifies a checksum. A damaged message costs itself, and is counted.
+//! - Sending and receiving wait for no lock that another thread or process can hold, except a few
+//!   instructions within this process when somebody sleeps. Opening, creating and removing a group
+//!   take a lock in the file, which death frees, and give up after ten seconds with `Busy`; joining
+//!   an existing group takes nothing.
+//! - A stopped process (SIGSTOP) delays the messages behind its own half-written one; stopped between
+//!   announcing a send and making it, also those behind a dead sender's hole in the same page; and
+//!   nothing else until the ring comes round to a page that it still writes, turns or holds. Then
+//!   senders see [`Full`] with that reason.
+//!
+//! Outside of this: somebody else writing into the open file or truncating it, and read errors of
+//! the device.
+//!
+//! # How it differs from a channel in memory
+//!
+//! - Sending with no receiver is fine. A group gets what was sent since it was created, or since the
+//!   oldest message in the ring: see [`Start`].
+//! - Without any group nothing is given up: under [`Overflow::Block`] the ring fills, and is then
+//!   [`Full::NoGroup`].
+//! - Receivers end with [`RecvError::Disconnected`] when no [`Sender`] or [`Channel`] is alive in any
+//!   process, or the channel was [closed](Channel::close); it is not final, somebody may open it
+//!   again.
+//! - Dropping the last handle closes the file: if nobody else has it open, everything is synced,
+//!   which can take as long as the disk takes.
+//!
+//! # How it works
+//!
+//! `layout` specifies the file. `page` is reserving, committing and reading in one page; `ring` is
+//! the pages in order; `cells` is what running operations say about themselves; `group` and `claim`
+//! are the receiving side; `opens` is who has the file open; `wait` is sleeping and waking. Each
+//! begins with its invariants, and they work on references to atomics: the models in `loom-tests`
+//! run the same functions. Unsafe code is in `page`, `map` and `sys` alone.
 #![cfg_attr(disk_chan_loom, allow(dead_code, missing_docs))]
 
 #[cfg(not(disk_chan_loom))]

@@ -47,7 +47,7 @@ pub enum Start {
 /// How a channel is made and opened.
 ///
 /// What is set here is stored in a new file; opening an existing file with another value is
-/// [`OpenError::Mismatch`](crate::OpenError::Mismatch). What is not set takes its default in a new
+/// [`OpenError::Mismatch`]. What is not set takes its default in a new
 /// file and accepts what an existing file has.
 ///
 /// ```

@@ -242,12 +242,22 @@ impl<'a> Page<'a> {
     }
 
     /// Copies and verifies the record of `offset` at `at`; the page may turn meanwhile, then the
-    /// answer is no, as it is for a damaged one: the page number tells which.
+    /// answer is no, as it is for a damaged one: the page number, read after this, tells which.
     pub fn copy(&self, uuid: [u64; 2], at: usize, offset: u64, into: &mut Vec<u8>) -> Option<Verified> {
-        let (head, len) = self.header(at)?;
-        if head[1] != offset {
-            return None; // before so much is allocated as a length says that means nothing
-        }
+        let copied = self.copy_words(at, offset, into);
+        // ORDER[lap] Acquire: if a word of a later lap was read, the page number read after this is
+        // that of the later lap.
+        fence(Acquire);
+        let (head, verified) = copied?;
+        let number = self.number_word().load(Relaxed);
+        let good = number == crate::Offset::from_u64(offset).page()
+            && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3];
+        good.then_some(verified)
+    }
+
+    fn copy_words(&self, at: usize, offset: u64, into: &mut Vec<u8>) -> Option<([u64; 4], Verified)> {
+        // A length is believed, and so much allocated, only beside the right offset.
+        let (head, len) = self.header(at).filter(|(head, _)| head[1] == offset)?;
         let at = at + RECORD_HEADER;
         into.clear();
         into.reserve(len.next_multiple_of(8));
@@ -256,13 +266,7 @@ impl<'a> Page<'a> {
             into.extend_from_slice(&word.load(Relaxed).to_le_bytes()); // ORDER[lap]
         }
         into.truncate(len);
-        // ORDER[lap] Acquire: if a word of a later lap was copied, the page number read after this
-        // is that of the later lap.
-        fence(Acquire);
-        let number = self.number_word().load(Relaxed);
-        let good = number == crate::Offset::from_u64(offset).page()
-            && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3];
-        good.then_some(Verified { len, sent_at: head[2], at })
+        Some((head, Verified { len, sent_at: head[2], at }))
     }
 
     /// The bytes of a committed record, where they lie.

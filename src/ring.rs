@@ -316,11 +316,10 @@ impl<'a> Ring<'a> {
         for number in 0..self.layout().geometry.max_groups {
             match Group::at(self.mem, number) {
                 None => {}
-                Some(group) if group.is_removed() => {
-                    if !drop_oldest && group.holds_message_in(old) {
-                        return Err(Blocked::HeldMessage);
-                    }
+                Some(group) if group.is_removed() && !drop_oldest && group.holds_message_in(old) => {
+                    return Err(Blocked::HeldMessage);
                 }
+                Some(group) if group.is_removed() => {}
                 Some(group) => {
                     groups += 1;
                     if drop_oldest {

@@ -176,7 +176,10 @@ impl Shared {
     fn poke_others(&self, kind: usize) -> bool {
         let mem = self.memory();
         let others = OpenId::all(mem).filter(|&id| id != self.file.id && id.sleepers(mem)[kind].load(SeqCst) > 0);
-        others.map(|id| self.poke(id)).count() > 0
+        others.fold(false, |_, id| {
+            self.poke(id);
+            true
+        })
     }
 
     /// After a commit: wakes one sleeper of every group. The send ended with a `SeqCst`
@@ -196,7 +199,7 @@ impl Shared {
     #[cold]
     fn wake_receivers(&self, seen: u64) {
         let own = self.groups.iter().filter(|list| list.len() > 0);
-        let own = own.map(|list| list.wake_one()).count() > 0;
+        let own = own.fold(false, |any, list| list.wake_one() || any);
         let sleeping = self.file.id.sleepers(self.memory())[RECEIVERS].load(SeqCst) > 0;
         if !self.poke_others(RECEIVERS) && !own && !sleeping {
             wait::nobody(self.memory().sleepers()[RECEIVERS], seen);

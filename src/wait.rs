@@ -3,7 +3,7 @@
 //! **Invariants.**
 //! - A sleeper registers, says so in the file, and looks again; only then it sleeps. A waker
 //!   changes the thing first and looks for sleepers after. So one of the two sees the other
-//!   (ORDER[sleep], a full fence on each side).
+//!   (`ORDER[sleep]`, a full fence on each side).
 //! - The word in the file is a flag with a number: `{registrations 63, somebody sleeps 1}`. A waker
 //!   that finds nobody lowers the flag only from exactly the word it read before it looked.
 //! - Sleepers wait on memory of their process: a list of wakers. A waker that is taken from the

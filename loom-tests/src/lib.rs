@@ -100,7 +100,7 @@ impl Model {
                     bytes.push(byte);
                 }
                 Err(Nothing::Lagged(n)) => lost += n,
-                Err(Nothing::Empty) => return (bytes, lost),
+                Err(Nothing::Empty | Nothing::End | Nothing::Unfinished) => return (bytes, lost),
                 Err(other) => panic!("{other:?}"),
             }
         }
@@ -108,12 +108,12 @@ impl Model {
 }
 
 /// Explores a model with at most `preemptions` forced switches of threads, or as many as
-/// `LOOM_MAX_PREEMPTIONS` says.
+/// `LOOM_MAX_PREEMPTIONS` says, for at most 40 seconds, or as many as `LOOM_MAX_DURATION` says. Two
+/// of the models need longer than that to be exhausted; all mutants are found in a few seconds.
 pub fn explore(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 20_000;
-    if builder.preemption_bound.is_none() {
-        builder.preemption_bound = Some(preemptions);
-    }
+    builder.preemption_bound.get_or_insert(preemptions);
+    builder.max_duration.get_or_insert(std::time::Duration::from_secs(40));
     builder.check(f);
 }
