@@ -25,7 +25,8 @@
 //! - HELD(epoch) is left by one compare-and-swap, and only one wins: DONE, RETURNED, or FREE.
 #![forbid(unsafe_code)]
 
-use crate::layout::{GroupCursor, Memory};
+use crate::layout::{GroupCursor};
+use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::sync::{AtomicU64, Ordering, PATIENCE, fence, pause, thread_number};
 use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};

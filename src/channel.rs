@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::file::OpenFile;
-use crate::group::{Group, NotCreated};
+use crate::group::Group;
 use crate::layout::MAX_GROUP_NAME;
+use crate::lifecycle::NotCreated;
 use crate::opens::OpenId;
 use crate::shared::Root;
 use crate::{

@@ -1,4 +1,5 @@
-//! Groups: named cursors shared by competing receivers; how one comes and goes, and what it lost.
+//! Groups: named cursors shared by competing receivers; what each is done with, and what it lost.
+//! How one comes and goes is in `lifecycle.rs`.
 //!
 //! **Invariants.**
 //! - A group's live state word `{instance 56, phase 8}` decides whether it is there. The instance
@@ -6,11 +7,6 @@
 //!   that number knows itself removed. Words of a group in a page are tagged with the lap and with
 //!   the instance's *generation*, 8 bits; when a generation value comes round, the words are
 //!   cleared first.
-//! - A new group becomes ACTIVE before it raises the epoch in `tail`, and starts at the page that
-//!   this read-modify-write returned, or later. A turn of that page either came before, or fails at
-//!   its CAS on `tail` and looks at the groups again. Its entry, which joiners find it by, is
-//!   written last.
-//! - Creating and removing happen under the open lock. Joining takes nothing.
 //! - Taking a page away closes the group's cursor in it by one read-modify-write: what was not
 //!   claimed by then never will be. A closed cursor stays closed for its lap. Only then are the
 //!   RETURNED cells of the page freed, and the loss counted.
@@ -20,57 +16,46 @@
 #![forbid(unsafe_code)]
 
 use crate::cells::{ClaimCell, ClaimState, ClaimWord, Kind};
-use crate::layout::{
-    Acks, ENTRY, GroupCursor, Layout, MAX_GROUP_NAME, MAX_PAGE_NUMBER, Memory, SlotState, Tail,
-};
+use crate::layout::{Acks, GroupCursor, Layout, MAX_PAGE_NUMBER, SlotState};
+use crate::memory::Memory;
 use crate::page::Page;
 use crate::ring::Ring;
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::{GroupName, Offset, Start};
-use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use xxhash_rust::xxh3::xxh3_64;
+use crate::Offset;
+use Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 
-const STATE: usize = 0;
-const START: usize = 1;
-const AT: usize = 2;
+pub(crate) const STATE: usize = 0;
+pub(crate) const START: usize = 1;
+pub(crate) const AT: usize = 2;
 const RETURNS: usize = 3;
 const STARVED: usize = 4;
 const CELLS_USED: usize = 5;
 
-const LAGGED: usize = 0;
-const REPORTED: usize = 1;
-const DAMAGED: usize = 2;
-const GONE: usize = 3;
-const REDELIVERED: usize = 4;
-const LAGGED_BEFORE: usize = 5;
+pub(crate) const LAGGED: usize = 0;
+pub(crate) const REPORTED: usize = 1;
+pub(crate) const DAMAGED: usize = 2;
+pub(crate) const GONE: usize = 3;
+pub(crate) const REDELIVERED: usize = 4;
+pub(crate) const LAGGED_BEFORE: usize = 5;
 
-const FREE: u64 = 0;
-const ACTIVE: u64 = 1;
-const REMOVED: u64 = 2;
+pub(crate) const FREE: u64 = 0;
+pub(crate) const ACTIVE: u64 = 1;
+pub(crate) const REMOVED: u64 = 2;
 
-fn state(instance: u64, phase: u64) -> u64 {
+pub(crate) fn state(instance: u64, phase: u64) -> u64 {
     instance << 8 | phase
 }
 
 /// The bits of a page number that tag a counter.
-const PAGE_TAG: u64 = 0xff_ffff;
+pub(crate) const PAGE_TAG: u64 = 0xff_ffff;
 
 /// A counter that is folded once a page: `{page tag 24, total 40}`.
-fn total(word: u64) -> u64 {
+pub(crate) fn total(word: u64) -> u64 {
     word & ((1 << 40) - 1)
 }
 
-fn counted(page: u64, total: u64) -> u64 {
+pub(crate) fn counted(page: u64, total: u64) -> u64 {
     page << 40 | total
-}
-
-/// Why a group could not be created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotCreated {
-    /// All numbers are in use.
-    TooMany,
-    /// Its start lies beyond this end.
-    BeyondEnd(Offset),
 }
 
 /// A group that somebody works with: its number, and which of the groups of that number it is.
@@ -78,8 +63,8 @@ pub enum NotCreated {
 pub struct Group<'a> {
     /// The words.
     pub mem: Memory<'a>,
-    number: usize,
-    state: u64,
+    pub(crate) number: usize,
+    pub(crate) state: u64,
 }
 
 impl<'a> Group<'a> {
@@ -110,15 +95,15 @@ impl<'a> Group<'a> {
         self.state & 0xff == REMOVED
     }
 
-    fn instance(&self) -> u64 {
+    pub(crate) fn instance(&self) -> u64 {
         self.state >> 8
     }
 
-    fn live(&self) -> &'a [AtomicU64] {
+    pub(crate) fn live(&self) -> &'a [AtomicU64] {
         self.mem.group_lines(self.number).0
     }
 
-    fn counters(&self) -> &'a [AtomicU64] {
+    pub(crate) fn counters(&self) -> &'a [AtomicU64] {
         self.mem.group_lines(self.number).1
     }
 
@@ -164,7 +149,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    fn hint(&self, page: u64) -> u64 {
+    pub(crate) fn hint(&self, page: u64) -> u64 {
         self.instance() << 44 | page
     }
 
@@ -327,7 +312,7 @@ impl<'a> Group<'a> {
     }
 
     /// Closes the group's cursor in page `number`.
-    fn close_in(&self, number: u64) {
+    pub(crate) fn close_in(&self, number: u64) {
         let (page, word) = self.in_page(number);
         loop {
             let seen = word.load(Acquire); // ORDER[claim]
@@ -478,185 +463,5 @@ impl<'a> Group<'a> {
             end.saturating_sub(self.cursor(n, word.load(Acquire)).index) as u64
         });
         behind.sum()
-    }
-
-    // What follows happens under the open lock, except `find`.
-
-    fn entry_name(mem: Memory<'a>, number: usize, instance: u64) -> Option<GroupName> {
-        (0..2).find_map(|copy| {
-            let words = mem.group_entry(number, copy);
-            let words: [u64; ENTRY] = std::array::from_fn(|i| words[i].load(Acquire));
-            let bytes: Vec<u8> = words[..ENTRY - 1].iter().flat_map(|w| w.to_le_bytes()).collect();
-            let len = words[1] as usize;
-            let good = xxh3_64(&bytes) == words[ENTRY - 1] && words[0] == instance;
-            let name = (good && len <= MAX_GROUP_NAME).then(|| &bytes[24..24 + len])?;
-            std::str::from_utf8(name).ok().map(GroupName::from)
-        })
-    }
-
-    fn write_entry(mem: Memory<'a>, number: usize, instance: u64, name: &str, start: Offset) {
-        let mut bytes = [0; ENTRY * 8];
-        bytes[..8].copy_from_slice(&instance.to_le_bytes());
-        bytes[8..16].copy_from_slice(&(name.len() as u64).to_le_bytes());
-        bytes[16..24].copy_from_slice(&start.as_u64().to_le_bytes());
-        bytes[24..24 + name.len()].copy_from_slice(name.as_bytes());
-        let check = xxh3_64(&bytes[..ENTRY * 8 - 8]);
-        bytes[ENTRY * 8 - 8..].copy_from_slice(&check.to_le_bytes());
-        for copy in 0..2 {
-            for (word, bytes) in mem.group_entry(number, copy).iter().zip(bytes.as_chunks::<8>().0) {
-                word.store(u64::from_le_bytes(*bytes), Release);
-            }
-        }
-    }
-
-    /// Its name.
-    pub fn name(&self) -> Option<GroupName> {
-        Self::entry_name(self.mem, self.number, self.instance())
-    }
-
-    /// The active groups.
-    pub fn all(mem: Memory<'a>) -> impl Iterator<Item = Self> {
-        (0..mem.layout.geometry.max_groups).filter_map(move |g| Self::at(mem, g)).filter(|g| !g.is_removed())
-    }
-
-    /// The active group of that name.
-    pub fn find(mem: Memory<'a>, name: &GroupName) -> Option<Self> {
-        Self::all(mem).find(|g| g.name().as_ref() == Some(name) && g.is_current())
-    }
-
-    /// Creates a group; its entry still has to be synced.
-    pub fn create(ring: &Ring<'a>, name: &GroupName, start: Start) -> Result<Self, NotCreated> {
-        let mem = ring.mem;
-        let number = (0..mem.layout.geometry.max_groups).find(|&g| Self::is_vacant(mem, g));
-        let number = number.ok_or(NotCreated::TooMany)?;
-        let group = Self::activate(ring, number)?;
-        let oldest = group.start();
-        let first = match start {
-            Start::Oldest => oldest,
-            Start::Newest => ring.end(),
-            Start::At(offset) => offset.max(oldest),
-        };
-        if first > ring.end() {
-            group.live()[STATE].store(state(group.instance(), FREE), SeqCst);
-            return Err(NotCreated::BeyondEnd(ring.end()));
-        }
-        group.settle_start(ring, first);
-        Self::write_entry(mem, number, group.instance(), name.as_str(), group.start());
-        Ok(group)
-    }
-
-    /// Makes a number that is not in use a group, which starts at the oldest page and has no name.
-    pub fn activate(ring: &Ring<'a>, number: usize) -> Result<Self, NotCreated> {
-        let mem = ring.mem;
-        let live = mem.group_lines(number).0;
-        let instance = (live[STATE].load(SeqCst) >> 8) + 1;
-        if instance.is_multiple_of(255) {
-            Self::clear_words(mem, number);
-        }
-        let group = Self { mem, number, state: state(instance, ACTIVE) };
-        live[START].store(Offset::new(ring.tail().page, 0).as_u64(), Release);
-        live[AT].store(group.hint(ring.tail().page), Release);
-        for counter in [GONE, REDELIVERED] {
-            group.counters()[counter].store(0, Relaxed); // ORDER[group state] publishes them
-        }
-        group.starved().store(0, Relaxed);
-        live[STATE].store(group.state, SeqCst); // ORDER[group state]
-        // ORDER[tail] SeqCst: after ACTIVE, before the start is settled.
-        let oldest = Tail::of(mem.tail().fetch_add(Tail::EPOCH_STEP, SeqCst)).page;
-        group.settle_start(ring, Offset::new(oldest, 0));
-        Ok(group)
-    }
-
-    /// Settles where a group starts that nobody has joined yet: at `first`, or at the first page
-    /// behind it that is not taken away meanwhile. What was counted as lost so far is not its loss.
-    fn settle_start(&self, ring: &Ring<'a>, mut first: Offset) {
-        let counters = self.counters();
-        loop {
-            self.live()[START].store(first.as_u64(), Release);
-            let lagged = counters[LAGGED].load(Acquire);
-            if lagged >> 40 == first.page() & PAGE_TAG && ring.tail().page <= first.page() && self.is_closed_in(first) {
-                first = Offset::new(first.page() + 1, 0);
-                continue;
-            }
-            // ORDER[fold] Another word than any before, so that a fold that has not seen the new
-            // start fails.
-            let lost = total(lagged) + 1;
-            let before = counted(first.page().wrapping_sub(1), lost);
-            if counters[LAGGED].compare_exchange(lagged, before, AcqRel, Relaxed).is_err() {
-                continue;
-            }
-            counters[REPORTED].store(lost, Release);
-            counters[LAGGED_BEFORE].store(lost, Release);
-            counters[DAMAGED].store(counted(first.page().wrapping_sub(1), 0), Release);
-            let tail = ring.tail().page;
-            if tail <= first.page() {
-                break;
-            }
-            first = Offset::new(tail, 0);
-        }
-        self.live()[AT].store(self.hint(first.page()), Release);
-    }
-
-    fn is_closed_in(&self, first: Offset) -> bool {
-        let word = self.in_page(first.page()).1;
-        self.cursor(first.page(), word.load(Acquire)).closed
-    }
-
-    fn is_vacant(mem: Memory<'a>, number: usize) -> bool {
-        Self::at(mem, number).is_none_or(|g| g.is_removed() && g.cells().all(|c| c.load().state == ClaimState::Free))
-    }
-
-    fn clear_words(mem: Memory<'a>, number: usize) {
-        for place in 0..mem.layout.geometry.max_pages {
-            let page = Page::new(mem, place);
-            for at in mem.layout.group_words(number) {
-                page.word(at).store(0, SeqCst); // nobody works with this number: no group has it
-            }
-        }
-    }
-
-    /// Removes the group; its entry still has to be synced. Its cells are free when those who hold
-    /// messages let go of them.
-    pub fn remove(self, ring: &Ring<'a>) {
-        self.deactivate(ring);
-        Self::write_entry(self.mem, self.number, 0, "", Offset::new(0, 0));
-        self.vacate();
-    }
-
-    /// Frees the number of a removed group that nobody holds anything of.
-    fn vacate(self) {
-        if self.cells().all(|c| c.load().state == ClaimState::Free) {
-            self.live()[STATE].store(state(self.instance(), FREE), SeqCst);
-        }
-    }
-
-    fn free_returned(self) {
-        for cell in self.cells() {
-            if let word @ ClaimWord { state: ClaimState::Returned, .. } = cell.load() {
-                cell.free(word);
-            }
-        }
-    }
-
-    /// Finishes what one began who died while it created or removed a group.
-    pub fn repair(ring: &Ring<'a>) {
-        for group in (0..ring.mem.layout.geometry.max_groups).filter_map(|g| Self::at(ring.mem, g)) {
-            if group.name().is_none() {
-                group.deactivate(ring);
-                group.free_returned();
-                group.vacate();
-            }
-        }
-    }
-
-    /// Takes everything away from the group that nobody holds.
-    pub fn deactivate(self, ring: &Ring<'a>) {
-        let removed = state(self.instance(), REMOVED);
-        // ORDER[group state] SeqCst: before the cursors are closed.
-        self.live()[STATE].store(removed, SeqCst);
-        for number in ring.pages() {
-            self.close_in(number);
-        }
-        self.free_returned();
     }
 }

@@ -38,7 +38,6 @@
 
 use crate::error::OpenError;
 use crate::options::Overflow;
-use crate::sync::{AtomicU32, AtomicU64};
 
 /// "disk_cha" as the first word of a channel.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"disk_cha");
@@ -114,11 +113,11 @@ pub struct Layout {
     unit_bits: u32,
     count_bits: u32,
     lap_bits: u32,
-    opens: usize,
-    op_cells: usize,
-    group_lines: usize,
-    group_entries: usize,
-    claim_cells: usize,
+    pub(crate) opens: usize,
+    pub(crate) op_cells: usize,
+    pub(crate) group_lines: usize,
+    pub(crate) group_entries: usize,
+    pub(crate) claim_cells: usize,
     group_stride: usize,
     slot_table: usize,
     data: usize,
@@ -454,140 +453,6 @@ impl Acks {
     /// Writes the word.
     pub fn word(tag: u32, bits: u32) -> u64 {
         u64::from(tag) << 32 | u64::from(bits)
-    }
-}
-
-/// The words of a file, wherever they lie: what every protocol works on.
-///
-/// Cheap to copy. In a process that opened a file they are the mapping; in a model they are a
-/// vector of loom's atomics.
-#[derive(Clone, Copy, Debug)]
-pub struct Memory<'a> {
-    /// Where things lie.
-    pub layout: &'a Layout,
-    /// The control part.
-    pub control: &'a [AtomicU64],
-    /// The wake words.
-    pub wake: &'a [AtomicU32],
-    /// The pages.
-    pub pages: &'a [AtomicU64],
-    /// The channel's own number, part of every checksum.
-    pub uuid: [u64; 2],
-}
-
-impl<'a> Memory<'a> {
-    #[cfg(not(disk_chan_loom))]
-    fn channel_line(&self, line: usize) -> &'a [AtomicU64] {
-        let at = 2 * BLOCK + line * LINE;
-        &self.control[at..at + LINE]
-    }
-
-    /// The page that senders write: a [`Head`].
-    pub fn head(&self) -> &'a AtomicU64 {
-        &self.control[2 * BLOCK]
-    }
-
-    /// The oldest page: a [`Tail`].
-    pub fn tail(&self) -> &'a AtomicU64 {
-        #[cfg(disk_chan_loom)]
-        return &self.control[2 * BLOCK + 1];
-        #[cfg(not(disk_chan_loom))]
-        &self.control[2 * BLOCK + LINE]
-    }
-
-    /// Whether a receiver sleeps anywhere, and whether a sender waits for room anywhere: two flag
-    /// words on one line, see `wait.rs`.
-    pub fn sleepers(&self) -> [&'a AtomicU64; 2] {
-        #[cfg(disk_chan_loom)]
-        let line = &self.control[2 * BLOCK + 2..];
-        #[cfg(not(disk_chan_loom))]
-        let line = self.channel_line(2);
-        [&line[0], &line[1]]
-    }
-
-    /// Channel counters: page turns, waits for room, syncs, nanoseconds in syncs.
-    pub fn counters(&self) -> &'a [AtomicU64] {
-        #[cfg(disk_chan_loom)]
-        return &self.control[2 * BLOCK + 4..2 * BLOCK + 8];
-        #[cfg(not(disk_chan_loom))]
-        self.channel_line(3)
-    }
-
-    /// The first page number that may not open until the limit is raised and synced.
-    pub fn page_limit(&self) -> &'a AtomicU64 {
-        #[cfg(disk_chan_loom)]
-        return &self.control[2 * BLOCK + 8];
-        #[cfg(not(disk_chan_loom))]
-        &self.channel_line(4)[0]
-    }
-
-    /// Above every entry of an open that was ever used.
-    pub fn opens_used(&self) -> &'a AtomicU64 {
-        #[cfg(disk_chan_loom)]
-        return &self.control[2 * BLOCK + 9];
-        #[cfg(not(disk_chan_loom))]
-        &self.channel_line(4)[1]
-    }
-
-    /// Above every op cell that was ever used.
-    pub fn op_cells_used(&self) -> &'a AtomicU64 {
-        #[cfg(disk_chan_loom)]
-        return &self.control[2 * BLOCK + 10];
-        #[cfg(not(disk_chan_loom))]
-        &self.channel_line(4)[2]
-    }
-
-    /// The line of an open.
-    pub fn open(&self, open: usize) -> &'a [AtomicU64] {
-        let at = self.layout.opens + open * LINE;
-        &self.control[at..at + LINE]
-    }
-
-    /// The futex word of an open.
-    pub fn wake_word(&self, open: usize) -> &'a AtomicU32 {
-        &self.wake[open * LINE * 2]
-    }
-
-    /// An op cell: state word, operand.
-    #[inline]
-    pub fn op_cell(&self, cell: usize) -> (&'a AtomicU64, &'a AtomicU64) {
-        let at = self.layout.op_cells + cell * LINE;
-        let line = &self.control[at..at + 2];
-        (&line[0], &line[1])
-    }
-
-    /// A group's live words: the read-mostly line, then the line of counters.
-    #[inline]
-    pub fn group_lines(&self, group: usize) -> (&'a [AtomicU64], &'a [AtomicU64]) {
-        let at = self.layout.group_lines + group * 2 * LINE;
-        self.control[at..at + 2 * LINE].split_at(LINE)
-    }
-
-    /// One copy of a group's entry.
-    pub fn group_entry(&self, group: usize, copy: usize) -> &'a [AtomicU64] {
-        let at = self.layout.group_entries + (group * 2 + copy) * ENTRY;
-        &self.control[at..at + ENTRY]
-    }
-
-    /// The byte range of a group's entries in the file.
-    pub fn group_entry_bytes(&self, group: usize) -> std::ops::Range<usize> {
-        let at = (self.layout.group_entries + group * 2 * ENTRY) * 8;
-        at..at + 2 * ENTRY * 8
-    }
-
-    /// A claim cell: state word, offset, time of taking.
-    #[inline]
-    pub fn claim_cell(&self, group: usize, cell: usize) -> [&'a AtomicU64; 3] {
-        let at = self.layout.claim_cells + (group * self.layout.geometry.max_held + cell) * LINE;
-        let line = &self.control[at..at + 3];
-        [&line[0], &line[1], &line[2]]
-    }
-
-    /// The words of the page at a place.
-    #[inline]
-    pub fn page_words(&self, place: usize) -> &'a [AtomicU64] {
-        let at = place * self.layout.page_words;
-        &self.pages[at..at + self.layout.page_words]
     }
 }
 

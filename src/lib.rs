@@ -68,8 +68,8 @@
 //! # How it works
 //!
 //! `layout` specifies the file. `page` is reserving, committing and reading in one page; `ring` is
-//! the pages in order; `cells` is what running operations say about themselves; `group` and `claim`
-//! are the receiving side; `opens` is who has the file open; `wait` is sleeping and waking. Each
+//! the pages in order; `cells` is what running operations say about themselves; `group`, `lifecycle` and
+//! `claim` are the receiving side; `opens` is who has the file open; `wait` is sleeping and waking. Each
 //! begins with its invariants, and they work on references to atomics: the models in `loom-tests`
 //! run the same functions. Unsafe code is in `page`, `map` and `sys` alone.
 #![cfg_attr(disk_chan_loom, allow(dead_code, missing_docs))]
@@ -80,6 +80,8 @@ mod channel;
 mod file;
 #[cfg(not(disk_chan_loom))]
 mod header;
+#[cfg(not(disk_chan_loom))]
+mod iter;
 #[cfg(not(disk_chan_loom))]
 mod message;
 #[cfg(not(disk_chan_loom))]
@@ -107,7 +109,9 @@ protocols! {
     mod claim;
     mod group;
     mod layout;
+    mod lifecycle;
     mod map;
+    mod memory;
     mod opens;
     mod page;
     mod ring;
@@ -126,8 +130,9 @@ pub use options::{Create, Options, Overflow, Start};
 #[cfg(not(disk_chan_loom))]
 pub use {
     channel::{Channel, GroupStats, Stats},
+    iter::{IntoIter, IntoMessageStream, Iter, MessageStream, TryIter},
     message::{Lease, Message, OwnedMessage},
-    receiver::{IntoIter, IntoMessageStream, Iter, MessageStream, Receiver, TryIter},
+    receiver::Receiver,
     sender::{Reservation, Sender},
 };
 

@@ -1,6 +1,7 @@
 //! File to memory: the mapping that an open works on, and the heap twin that models use.
 
-use crate::layout::{Layout, Memory};
+use crate::layout::Layout;
+use crate::memory::Memory;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// The mapping of a whole file, seen as the words of its layout.
@@ -102,25 +103,5 @@ impl Heap {
             pages: &self.pages,
             uuid: [1, 2],
         }
-    }
-}
-
-impl Memory<'_> {
-    /// Writes what a new, zeroed channel is not zero in: its pages' numbers and states.
-    pub fn format(&self, first_page: u64) {
-        use crate::layout::{Cursor, Head, PAGE_LIMIT_STEP, PageState, Tail};
-        use crate::page::Page;
-        use crate::sync::Ordering::Release;
-        let l = self.layout;
-        for number in first_page..first_page + l.geometry.max_pages as u64 {
-            let page = Page::new(*self, l.place(number));
-            let state = if number == first_page { PageState::Open } else { PageState::Prepared };
-            let cursor = Cursor { state, lap: l.cursor_lap(number), count: 0, units: 0 };
-            page.number_word().store(number, Release);
-            page.cursor_word().store(l.cursor_word(cursor), Release);
-        }
-        self.head().store(Head { closed: false, epoch: 0, page: first_page }.word(), Release);
-        self.tail().store(Tail { epoch: 0, page: first_page }.word(), Release);
-        self.page_limit().store(first_page.saturating_add(PAGE_LIMIT_STEP), Release);
     }
 }

@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 use crate::cells::OpCell;
-use crate::layout::Memory;
+use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
 use Ordering::{Acquire, Relaxed, Release, SeqCst};
 

@@ -12,7 +12,8 @@
 //! - Record words are stored and loaded only as relaxed 64-bit atomics, except through
 //!   [`Page::payload`], whose caller has the page pinned.
 
-use crate::layout::{Cursor, Layout, Memory, PageState, RECORD_HEADER, Slot, SlotState};
+use crate::layout::{Cursor, Layout, PageState, RECORD_HEADER, Slot, SlotState};
+use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering, fence};
 use Ordering::{AcqRel, Acquire, Relaxed, Release};
 use xxhash_rust::xxh3::xxh3_64;

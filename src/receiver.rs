@@ -9,11 +9,8 @@ use crate::park::block_on;
 use crate::shared::{Root, Sleeper};
 use crate::{GroupName, Lease, Message, OwnedMessage, RecvError, RecvTimeoutError, TryRecvError};
 use crossbeam_utils::Backoff;
-use futures_core::Stream;
-use futures_core::stream::FusedStream;
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -45,14 +42,14 @@ const SPINS: u32 = 7;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Receiver {
-    root: Arc<Root>,
-    at: Position,
+    pub(crate) root: Arc<Root>,
+    pub(crate) at: Position,
 }
 
 /// What a receiver knows, apart from the channel.
-struct Position {
+pub(crate) struct Position {
     name: GroupName,
-    group: usize,
+    pub(crate) group: usize,
     state: u64,
     hand: Hand,
     /// Messages handed out by reference; one that is still held at the next receive was forgotten.
@@ -79,7 +76,7 @@ impl Position {
 
     /// Gives back what was handed out by reference and forgotten. No borrow of it can be alive.
     #[inline]
-    fn take_loans_back(&mut self, root: &Root) {
+    pub(crate) fn take_loans_back(&mut self, root: &Root) {
         while let Some(claim) = self.loans.pop() {
             let group = self.group(root);
             if group.cell(claim.cell).load() == claim.word && group.give_back(&claim).is_ok() {
@@ -132,7 +129,7 @@ impl Position {
         })
     }
 
-    fn poll(
+    pub(crate) fn poll(
         &mut self,
         root: &Arc<Root>,
         kind: Kind,
@@ -203,7 +200,7 @@ impl Receiver {
 
     /// Nothing as an error means that the deadline passed.
     #[inline]
-    fn blocking_claim(&mut self, kind: Kind, deadline: Option<Instant>) -> Result<Claim, Option<RecvError>> {
+    pub(crate) fn blocking_claim(&mut self, kind: Kind, deadline: Option<Instant>) -> Result<Claim, Option<RecvError>> {
         let Self { root, at } = self;
         at.take_loans_back(root);
         let backoff = Backoff::new();
@@ -220,7 +217,7 @@ impl Receiver {
         claim.ok_or(None)?.map_err(Some)
     }
 
-    fn try_claim(&mut self, kind: Kind) -> Result<Claim, TryRecvError> {
+    pub(crate) fn try_claim(&mut self, kind: Kind) -> Result<Claim, TryRecvError> {
         self.at.take_loans_back(&self.root);
         self.at.attempt(&self.root, kind, true)
     }
@@ -240,7 +237,7 @@ impl Receiver {
         Lease::new(Arc::clone(&self.root), claim, bytes)
     }
 
-    fn owned(&mut self, claim: Claim) -> OwnedMessage {
+    pub(crate) fn owned(&mut self, claim: Claim) -> OwnedMessage {
         let bytes = self.at.copy(&self.root, &claim);
         OwnedMessage::new(Arc::clone(&self.root), claim, bytes)
     }
@@ -428,61 +425,9 @@ impl Receiver {
         Ok(leases)
     }
 
-    /// The messages that are there, as copies; ends when there is none at the moment.
-    pub fn try_iter(&mut self) -> TryIter<'_> {
-        TryIter { receiver: self }
-    }
-
-    /// The messages, as copies; blocks the thread for each, and ends when nobody is left to send.
-    ///
-    /// What was dropped before the group had it (`Lagged`) is passed over; the group's statistics
-    /// count it.
-    pub fn iter(&mut self) -> Iter<'_> {
-        Iter { receiver: self, ended: false }
-    }
-
-    /// The messages, as copies, as a stream; ends when nobody is left to send.
-    pub fn stream(&mut self) -> MessageStream<'_> {
-        let sleeper = Sleeper::receiver(self.at.group);
-        MessageStream { receiver: self, sleeper, ended: false }
-    }
-
-    /// As [`stream`](Self::stream), with the receiver in it.
-    pub fn into_stream(self) -> IntoMessageStream {
-        let sleeper = Sleeper::receiver(self.at.group);
-        IntoMessageStream { receiver: self, sleeper, ended: false }
-    }
-
     /// The name of the group.
     pub fn group(&self) -> &GroupName {
         &self.at.name
-    }
-
-    fn next_owned(&mut self) -> Option<OwnedMessage> {
-        loop {
-            match self.blocking_claim(Kind::Message, None) {
-                Ok(claim) => return Some(self.owned(claim)),
-                Err(Some(RecvError::Lagged(_))) => {}
-                Err(_) => return None,
-            }
-        }
-    }
-
-    fn poll_next_owned(&mut self, sleeper: &mut Sleeper, cx: &mut Context<'_>) -> Poll<Option<OwnedMessage>> {
-        let Self { root, at } = &mut *self;
-        at.take_loans_back(root);
-        let next = poll_fn(|cx| {
-            loop {
-                match at.poll(root, Kind::Message, sleeper, cx) {
-                    Poll::Ready(Err(RecvError::Lagged(_))) => {}
-                    other => return other,
-                }
-            }
-        });
-        // tokio's cooperative budget, as in `claim`.
-        let next = std::pin::pin!(tokio::task::coop::cooperative(next));
-        let claim = std::task::ready!(next.poll(cx));
-        Poll::Ready(claim.ok().map(|claim| self.owned(claim)))
     }
 }
 
@@ -506,120 +451,3 @@ impl fmt::Debug for Receiver {
             .finish_non_exhaustive()
     }
 }
-
-impl IntoIterator for Receiver {
-    type Item = OwnedMessage;
-    type IntoIter = IntoIter;
-
-    fn into_iter(self) -> IntoIter {
-        IntoIter { receiver: self, ended: false }
-    }
-}
-
-impl<'a> IntoIterator for &'a mut Receiver {
-    type Item = OwnedMessage;
-    type IntoIter = Iter<'a>;
-
-    fn into_iter(self) -> Iter<'a> {
-        self.iter()
-    }
-}
-
-/// The messages that are there: see [`Receiver::try_iter`].
-#[derive(Debug)]
-pub struct TryIter<'a> {
-    receiver: &'a mut Receiver,
-}
-
-impl Iterator for TryIter<'_> {
-    type Item = OwnedMessage;
-
-    fn next(&mut self) -> Option<OwnedMessage> {
-        loop {
-            match self.receiver.try_claim(Kind::Message) {
-                Ok(claim) => return Some(self.receiver.owned(claim)),
-                Err(TryRecvError::Lagged(_)) => {}
-                Err(_) => return None,
-            }
-        }
-    }
-}
-
-/// The messages: see [`Receiver::iter`].
-#[derive(Debug)]
-pub struct Iter<'a> {
-    receiver: &'a mut Receiver,
-    ended: bool,
-}
-
-/// The messages, with the receiver in it: see [`Receiver::iter`].
-#[derive(Debug)]
-pub struct IntoIter {
-    receiver: Receiver,
-    ended: bool,
-}
-
-/// The messages as a stream: see [`Receiver::stream`].
-#[derive(Debug)]
-#[must_use = "streams do nothing unless polled"]
-pub struct MessageStream<'a> {
-    receiver: &'a mut Receiver,
-    sleeper: Sleeper,
-    ended: bool,
-}
-
-/// The messages as a stream, with the receiver in it: see [`Receiver::into_stream`].
-#[derive(Debug)]
-#[must_use = "streams do nothing unless polled"]
-pub struct IntoMessageStream {
-    receiver: Receiver,
-    sleeper: Sleeper,
-    ended: bool,
-}
-
-macro_rules! iterator {
-    ($type:ty) => {
-        impl Iterator for $type {
-            type Item = OwnedMessage;
-
-            fn next(&mut self) -> Option<OwnedMessage> {
-                if self.ended {
-                    return None;
-                }
-                let next = self.receiver.next_owned();
-                self.ended = next.is_none();
-                next
-            }
-        }
-
-        impl std::iter::FusedIterator for $type {}
-    };
-}
-iterator!(Iter<'_>);
-iterator!(IntoIter);
-
-macro_rules! stream {
-    ($type:ty) => {
-        impl Stream for $type {
-            type Item = OwnedMessage;
-
-            fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<OwnedMessage>> {
-                let this = self.get_mut();
-                if this.ended {
-                    return Poll::Ready(None);
-                }
-                let next = std::task::ready!(this.receiver.poll_next_owned(&mut this.sleeper, cx));
-                this.ended = next.is_none();
-                Poll::Ready(next)
-            }
-        }
-
-        impl FusedStream for $type {
-            fn is_terminated(&self) -> bool {
-                self.ended
-            }
-        }
-    };
-}
-stream!(MessageStream<'_>);
-stream!(IntoMessageStream);

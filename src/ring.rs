@@ -19,7 +19,8 @@
 
 use crate::cells::{Liveness, OpCell, OpCells};
 use crate::group::Group;
-use crate::layout::{CLEAR_EVERY_LAPS, Cursor, Head, Layout, MAX_PAGE_NUMBER, Memory, PageState, SlotState, Tail};
+use crate::layout::{CLEAR_EVERY_LAPS, Cursor, Head, Layout, MAX_PAGE_NUMBER, PageState, SlotState, Tail};
+use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::page::{Page, Record};
 use crate::sync::Ordering;

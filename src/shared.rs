@@ -10,7 +10,7 @@ use crate::cells::Liveness;
 use crate::claim::Claim;
 use crate::file::{OpenFile, now};
 use crate::group::Group;
-use crate::layout::Memory;
+use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::options::Overflow;
 use crate::ring::{Blocked, Ring};
@@ -198,8 +198,10 @@ impl Shared {
 
     #[cold]
     fn wake_receivers(&self, seen: u64) {
-        let own = self.groups.iter().filter(|list| list.len() > 0);
-        let own = own.fold(false, |any, list| list.wake_one() || any);
+        let mut own = false;
+        for list in self.groups.iter().filter(|list| list.len() > 0) {
+            own |= list.wake_one();
+        }
         let sleeping = self.file.id.sleepers(self.memory())[RECEIVERS].load(SeqCst) > 0;
         if !self.poke_others(RECEIVERS) && !own && !sleeping {
             wait::nobody(self.memory().sleepers()[RECEIVERS], seen);

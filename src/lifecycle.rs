@@ -1,0 +1,212 @@
+//! How a group comes and goes.
+//!
+//! **Invariants.**
+//! - A new group becomes ACTIVE before it raises the epoch in `tail`, and starts at the page that
+//!   this read-modify-write returned, or later. A turn of that page either came before, or fails at
+//!   its CAS on `tail` and looks at the groups again. Its entry, which joiners find it by, is
+//!   written last.
+//! - Creating and removing happen under the open lock. Joining takes nothing.
+#![forbid(unsafe_code)]
+
+use crate::cells::{ClaimState, ClaimWord};
+use crate::group::{
+    ACTIVE, AT, DAMAGED, FREE, GONE, Group, LAGGED, LAGGED_BEFORE, PAGE_TAG, REDELIVERED, REMOVED, REPORTED, START,
+    STATE, counted, state, total,
+};
+use crate::layout::{ENTRY, MAX_GROUP_NAME, Tail};
+use crate::memory::Memory;
+use crate::page::Page;
+use crate::ring::Ring;
+use crate::sync::Ordering;
+use crate::{GroupName, Offset, Start};
+use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Why a group could not be created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotCreated {
+    /// All numbers are in use.
+    TooMany,
+    /// Its start lies beyond this end.
+    BeyondEnd(Offset),
+}
+
+impl<'a> Group<'a> {
+    fn entry_name(mem: Memory<'a>, number: usize, instance: u64) -> Option<GroupName> {
+        (0..2).find_map(|copy| {
+            let words = mem.group_entry(number, copy);
+            let words: [u64; ENTRY] = std::array::from_fn(|i| words[i].load(Acquire));
+            let bytes: Vec<u8> = words[..ENTRY - 1].iter().flat_map(|w| w.to_le_bytes()).collect();
+            let len = words[1] as usize;
+            let good = xxh3_64(&bytes) == words[ENTRY - 1] && words[0] == instance;
+            let name = (good && len <= MAX_GROUP_NAME).then(|| &bytes[24..24 + len])?;
+            std::str::from_utf8(name).ok().map(GroupName::from)
+        })
+    }
+
+    fn write_entry(mem: Memory<'a>, number: usize, instance: u64, name: &str, start: Offset) {
+        let mut bytes = [0; ENTRY * 8];
+        bytes[..8].copy_from_slice(&instance.to_le_bytes());
+        bytes[8..16].copy_from_slice(&(name.len() as u64).to_le_bytes());
+        bytes[16..24].copy_from_slice(&start.as_u64().to_le_bytes());
+        bytes[24..24 + name.len()].copy_from_slice(name.as_bytes());
+        let check = xxh3_64(&bytes[..ENTRY * 8 - 8]);
+        bytes[ENTRY * 8 - 8..].copy_from_slice(&check.to_le_bytes());
+        for copy in 0..2 {
+            for (word, bytes) in mem.group_entry(number, copy).iter().zip(bytes.as_chunks::<8>().0) {
+                word.store(u64::from_le_bytes(*bytes), Release);
+            }
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> Option<GroupName> {
+        Self::entry_name(self.mem, self.number, self.instance())
+    }
+
+    /// The active groups.
+    pub fn all(mem: Memory<'a>) -> impl Iterator<Item = Self> {
+        (0..mem.layout.geometry.max_groups).filter_map(move |g| Self::at(mem, g)).filter(|g| !g.is_removed())
+    }
+
+    /// The active group of that name.
+    pub fn find(mem: Memory<'a>, name: &GroupName) -> Option<Self> {
+        Self::all(mem).find(|g| g.name().as_ref() == Some(name) && g.is_current())
+    }
+
+    /// Creates a group; its entry still has to be synced.
+    pub fn create(ring: &Ring<'a>, name: &GroupName, start: Start) -> Result<Self, NotCreated> {
+        let mem = ring.mem;
+        let number = (0..mem.layout.geometry.max_groups).find(|&g| Self::is_vacant(mem, g));
+        let number = number.ok_or(NotCreated::TooMany)?;
+        let group = Self::activate(ring, number)?;
+        let oldest = group.start();
+        let first = match start {
+            Start::Oldest => oldest,
+            Start::Newest => ring.end(),
+            Start::At(offset) => offset.max(oldest),
+        };
+        if first > ring.end() {
+            group.live()[STATE].store(state(group.instance(), FREE), SeqCst);
+            return Err(NotCreated::BeyondEnd(ring.end()));
+        }
+        group.settle_start(ring, first);
+        Self::write_entry(mem, number, group.instance(), name.as_str(), group.start());
+        Ok(group)
+    }
+
+    /// Makes a number that is not in use a group, which starts at the oldest page and has no name.
+    pub fn activate(ring: &Ring<'a>, number: usize) -> Result<Self, NotCreated> {
+        let mem = ring.mem;
+        let live = mem.group_lines(number).0;
+        let instance = (live[STATE].load(SeqCst) >> 8) + 1;
+        if instance.is_multiple_of(255) {
+            Self::clear_words(mem, number);
+        }
+        let group = Self { mem, number, state: state(instance, ACTIVE) };
+        live[START].store(Offset::new(ring.tail().page, 0).as_u64(), Release);
+        live[AT].store(group.hint(ring.tail().page), Release);
+        for counter in [GONE, REDELIVERED] {
+            group.counters()[counter].store(0, Relaxed); // ORDER[group state] publishes them
+        }
+        group.starved().store(0, Relaxed);
+        live[STATE].store(group.state, SeqCst); // ORDER[group state]
+        // ORDER[tail] SeqCst: after ACTIVE, before the start is settled.
+        let oldest = Tail::of(mem.tail().fetch_add(Tail::EPOCH_STEP, SeqCst)).page;
+        group.settle_start(ring, Offset::new(oldest, 0));
+        Ok(group)
+    }
+
+    /// Settles where a group starts that nobody has joined yet: at `first`, or at the first page
+    /// behind it that is not taken away meanwhile. What was counted as lost so far is not its loss.
+    fn settle_start(&self, ring: &Ring<'a>, mut first: Offset) {
+        let counters = self.counters();
+        loop {
+            self.live()[START].store(first.as_u64(), Release);
+            let lagged = counters[LAGGED].load(Acquire);
+            if lagged >> 40 == first.page() & PAGE_TAG && ring.tail().page <= first.page() && self.is_closed_in(first) {
+                first = Offset::new(first.page() + 1, 0);
+                continue;
+            }
+            // ORDER[fold] Another word than any before, so that a fold that has not seen the new
+            // start fails.
+            let lost = total(lagged) + 1;
+            let before = counted(first.page().wrapping_sub(1), lost);
+            if counters[LAGGED].compare_exchange(lagged, before, AcqRel, Relaxed).is_err() {
+                continue;
+            }
+            counters[REPORTED].store(lost, Release);
+            counters[LAGGED_BEFORE].store(lost, Release);
+            counters[DAMAGED].store(counted(first.page().wrapping_sub(1), 0), Release);
+            let tail = ring.tail().page;
+            if tail <= first.page() {
+                break;
+            }
+            first = Offset::new(tail, 0);
+        }
+        self.live()[AT].store(self.hint(first.page()), Release);
+    }
+
+    fn is_closed_in(&self, first: Offset) -> bool {
+        let word = self.in_page(first.page()).1;
+        self.cursor(first.page(), word.load(Acquire)).closed
+    }
+
+    fn is_vacant(mem: Memory<'a>, number: usize) -> bool {
+        Self::at(mem, number).is_none_or(|g| g.is_removed() && g.cells().all(|c| c.load().state == ClaimState::Free))
+    }
+
+    fn clear_words(mem: Memory<'a>, number: usize) {
+        for place in 0..mem.layout.geometry.max_pages {
+            let page = Page::new(mem, place);
+            for at in mem.layout.group_words(number) {
+                page.word(at).store(0, SeqCst); // nobody works with this number: no group has it
+            }
+        }
+    }
+
+    /// Removes the group; its entry still has to be synced. Its cells are free when those who hold
+    /// messages let go of them.
+    pub fn remove(self, ring: &Ring<'a>) {
+        self.deactivate(ring);
+        Self::write_entry(self.mem, self.number, 0, "", Offset::new(0, 0));
+        self.vacate();
+    }
+
+    /// Frees the number of a removed group that nobody holds anything of.
+    fn vacate(self) {
+        if self.cells().all(|c| c.load().state == ClaimState::Free) {
+            self.live()[STATE].store(state(self.instance(), FREE), SeqCst);
+        }
+    }
+
+    fn free_returned(self) {
+        for cell in self.cells() {
+            if let word @ ClaimWord { state: ClaimState::Returned, .. } = cell.load() {
+                cell.free(word);
+            }
+        }
+    }
+
+    /// Finishes what one began who died while it created or removed a group.
+    pub fn repair(ring: &Ring<'a>) {
+        for group in (0..ring.mem.layout.geometry.max_groups).filter_map(|g| Self::at(ring.mem, g)) {
+            if group.name().is_none() {
+                group.deactivate(ring);
+                group.free_returned();
+                group.vacate();
+            }
+        }
+    }
+
+    /// Takes everything away from the group that nobody holds.
+    pub fn deactivate(self, ring: &Ring<'a>) {
+        let removed = state(self.instance(), REMOVED);
+        // ORDER[group state] SeqCst: before the cursors are closed.
+        self.live()[STATE].store(removed, SeqCst);
+        for number in ring.pages() {
+            self.close_in(number);
+        }
+        self.free_returned();
+    }
+}

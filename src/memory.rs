@@ -1,0 +1,158 @@
+//! The words of a file: what every protocol works on, wherever they lie.
+#![forbid(unsafe_code)]
+
+use crate::layout::{BLOCK, Cursor, ENTRY, Head, LINE, Layout, PAGE_LIMIT_STEP, PageState, Tail};
+use crate::page::Page;
+use crate::sync::Ordering::Release;
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// The words of a file, wherever they lie: what every protocol works on.
+///
+/// Cheap to copy. In a process that opened a file they are the mapping; in a model they are a
+/// vector of loom's atomics.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a> {
+    /// Where things lie.
+    pub layout: &'a Layout,
+    /// The control part.
+    pub control: &'a [AtomicU64],
+    /// The wake words.
+    pub wake: &'a [AtomicU32],
+    /// The pages.
+    pub pages: &'a [AtomicU64],
+    /// The channel's own number, part of every checksum.
+    pub uuid: [u64; 2],
+}
+
+impl<'a> Memory<'a> {
+    #[cfg(not(disk_chan_loom))]
+    fn channel_line(&self, line: usize) -> &'a [AtomicU64] {
+        let at = 2 * BLOCK + line * LINE;
+        &self.control[at..at + LINE]
+    }
+
+    /// The page that senders write: a [`Head`].
+    pub fn head(&self) -> &'a AtomicU64 {
+        &self.control[2 * BLOCK]
+    }
+
+    /// The oldest page: a [`Tail`].
+    pub fn tail(&self) -> &'a AtomicU64 {
+        #[cfg(disk_chan_loom)]
+        return &self.control[2 * BLOCK + 1];
+        #[cfg(not(disk_chan_loom))]
+        &self.control[2 * BLOCK + LINE]
+    }
+
+    /// Whether a receiver sleeps anywhere, and whether a sender waits for room anywhere: two flag
+    /// words on one line, see `wait.rs`.
+    pub fn sleepers(&self) -> [&'a AtomicU64; 2] {
+        #[cfg(disk_chan_loom)]
+        let line = &self.control[2 * BLOCK + 2..];
+        #[cfg(not(disk_chan_loom))]
+        let line = self.channel_line(2);
+        [&line[0], &line[1]]
+    }
+
+    /// Channel counters: page turns, waits for room, syncs, nanoseconds in syncs.
+    pub fn counters(&self) -> &'a [AtomicU64] {
+        #[cfg(disk_chan_loom)]
+        return &self.control[2 * BLOCK + 4..2 * BLOCK + 8];
+        #[cfg(not(disk_chan_loom))]
+        self.channel_line(3)
+    }
+
+    /// The first page number that may not open until the limit is raised and synced.
+    pub fn page_limit(&self) -> &'a AtomicU64 {
+        #[cfg(disk_chan_loom)]
+        return &self.control[2 * BLOCK + 8];
+        #[cfg(not(disk_chan_loom))]
+        &self.channel_line(4)[0]
+    }
+
+    /// Above every entry of an open that was ever used.
+    pub fn opens_used(&self) -> &'a AtomicU64 {
+        #[cfg(disk_chan_loom)]
+        return &self.control[2 * BLOCK + 9];
+        #[cfg(not(disk_chan_loom))]
+        &self.channel_line(4)[1]
+    }
+
+    /// Above every op cell that was ever used.
+    pub fn op_cells_used(&self) -> &'a AtomicU64 {
+        #[cfg(disk_chan_loom)]
+        return &self.control[2 * BLOCK + 10];
+        #[cfg(not(disk_chan_loom))]
+        &self.channel_line(4)[2]
+    }
+
+    /// The line of an open.
+    pub fn open(&self, open: usize) -> &'a [AtomicU64] {
+        let at = self.layout.opens + open * LINE;
+        &self.control[at..at + LINE]
+    }
+
+    /// The futex word of an open.
+    pub fn wake_word(&self, open: usize) -> &'a AtomicU32 {
+        &self.wake[open * LINE * 2]
+    }
+
+    /// An op cell: state word, operand.
+    #[inline]
+    pub fn op_cell(&self, cell: usize) -> (&'a AtomicU64, &'a AtomicU64) {
+        let at = self.layout.op_cells + cell * LINE;
+        let line = &self.control[at..at + 2];
+        (&line[0], &line[1])
+    }
+
+    /// A group's live words: the read-mostly line, then the line of counters.
+    #[inline]
+    pub fn group_lines(&self, group: usize) -> (&'a [AtomicU64], &'a [AtomicU64]) {
+        let at = self.layout.group_lines + group * 2 * LINE;
+        self.control[at..at + 2 * LINE].split_at(LINE)
+    }
+
+    /// One copy of a group's entry.
+    pub fn group_entry(&self, group: usize, copy: usize) -> &'a [AtomicU64] {
+        let at = self.layout.group_entries + (group * 2 + copy) * ENTRY;
+        &self.control[at..at + ENTRY]
+    }
+
+    /// The byte range of a group's entries in the file.
+    pub fn group_entry_bytes(&self, group: usize) -> std::ops::Range<usize> {
+        let at = (self.layout.group_entries + group * 2 * ENTRY) * 8;
+        at..at + 2 * ENTRY * 8
+    }
+
+    /// A claim cell: state word, offset, time of taking.
+    #[inline]
+    pub fn claim_cell(&self, group: usize, cell: usize) -> [&'a AtomicU64; 3] {
+        let at = self.layout.claim_cells + (group * self.layout.geometry.max_held + cell) * LINE;
+        let line = &self.control[at..at + 3];
+        [&line[0], &line[1], &line[2]]
+    }
+
+    /// The words of the page at a place.
+    #[inline]
+    pub fn page_words(&self, place: usize) -> &'a [AtomicU64] {
+        let at = place * self.layout.page_words;
+        &self.pages[at..at + self.layout.page_words]
+    }
+}
+
+impl Memory<'_> {
+    /// Writes what a new, zeroed channel is not zero in: its pages' numbers and states.
+    pub fn format(&self, first_page: u64) {
+        let l = self.layout;
+        for number in first_page..first_page + l.geometry.max_pages as u64 {
+            let page = Page::new(*self, l.place(number));
+            let state = if number == first_page { PageState::Open } else { PageState::Prepared };
+            let cursor = Cursor { state, lap: l.cursor_lap(number), count: 0, units: 0 };
+            page.number_word().store(number, Release);
+            page.cursor_word().store(l.cursor_word(cursor), Release);
+        }
+        self.head().store(Head { closed: false, epoch: 0, page: first_page }.word(), Release);
+        self.tail().store(Tail { epoch: 0, page: first_page }.word(), Release);
+        self.page_limit().store(first_page.saturating_add(PAGE_LIMIT_STEP), Release);
+    }
+}
