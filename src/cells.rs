@@ -22,7 +22,9 @@
 //! - **Invariant (claim).** An INTENT is a claim if and only if the group's cursor in its offset's
 //!   page names the cell and stands right behind that index. Whoever moves that cursor on first makes
 //!   such an INTENT HELD, so that no claim is ever anonymous.
-//! - HELD(epoch) is left by one compare-and-swap, and only one wins: DONE, RETURNED, or FREE.
+//! - HELD(epoch) of a lease is left by one compare-and-swap, and only one wins: DONE or RETURNED.
+//!   That of a message is left by its owner alone, as long as that lives: its ack bit is set and then
+//!   the cell is free, without DONE. So HELD beside a set ack bit is done, too.
 #![forbid(unsafe_code)]
 
 use crate::layout::{GroupCursor};
@@ -124,6 +126,7 @@ impl<'a> OpCell<'a> {
         }
     }
 
+    #[inline]
     fn set(&mut self, state: Op, run: usize) {
         self.value = op_word(self.value, state, run, 0, owner(self.value));
         // ORDER[cell] Release: the operand, and that RESERVING ended here, with judge's Acquire.
@@ -131,6 +134,7 @@ impl<'a> OpCell<'a> {
     }
 
     /// Says that this sender writes `run` messages from `offset` on.
+    #[inline]
     pub fn holds(&mut self, offset: u64, run: usize) {
         // ORDER[operand] Release: who reads this operand also sees that the state before it ended.
         self.operand.store(offset, Release);
@@ -270,68 +274,68 @@ pub enum Kind {
     Lease = 1,
 }
 
-/// A claim cell's word.
+/// A claim cell's word: `{epoch 32, attempts 12, owner 16, kind 1, state 3}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClaimWord {
-    /// What it says.
-    pub state: ClaimState,
-    /// Whether it can be taken away.
-    pub kind: Kind,
-    /// The open that uses it.
-    pub owner: usize,
-    /// Deliveries before this one; saturating.
-    pub attempts: u32,
-    /// New with every claim.
-    pub epoch: u32,
-}
+pub struct ClaimWord(u64);
 
 impl ClaimWord {
-    const MAX_ATTEMPTS: u32 = (1 << 12) - 1;
+    const MAX_ATTEMPTS: u64 = (1 << 12) - 1;
 
-    /// Reads the word.
-    pub fn of(word: u64) -> Self {
-        let state = match word & 7 {
+    #[inline]
+    fn new(state: ClaimState, kind: Kind, owner: usize, attempts: u64, epoch: u64) -> Self {
+        let attempts = attempts.min(Self::MAX_ATTEMPTS);
+        Self(epoch << 32 | attempts << 20 | (owner as u64) << 4 | (kind as u64) << 3 | state as u64)
+    }
+
+    /// What it says.
+    #[inline]
+    pub fn state(self) -> ClaimState {
+        match self.0 & 7 {
             1 => ClaimState::Taken,
             2 => ClaimState::Intent,
             3 => ClaimState::Held,
             4 => ClaimState::Done,
             5 => ClaimState::Returned,
             _ => ClaimState::Free,
-        };
-        Self {
-            state,
-            kind: if word >> 3 & 1 == 0 { Kind::Message } else { Kind::Lease },
-            owner: (word >> 4 & 0xffff) as usize,
-            attempts: (word >> 20 & 0xfff) as u32,
-            epoch: (word >> 32) as u32,
         }
     }
 
-    /// Writes the word.
-    pub fn word(self) -> u64 {
-        u64::from(self.epoch) << 32
-            | u64::from(self.attempts) << 20
-            | (self.owner as u64) << 4
-            | (self.kind as u64) << 3
-            | self.state as u64
+    /// Whether it can be taken away.
+    #[inline]
+    pub fn kind(self) -> Kind {
+        if self.0 >> 3 & 1 == 0 { Kind::Message } else { Kind::Lease }
     }
 
-    fn to(self, state: ClaimState) -> Self {
-        Self { state, ..self }
+    /// The open that uses it.
+    pub fn owner(self) -> usize {
+        (self.0 >> 4 & 0xffff) as usize
     }
 
+    /// Deliveries before this one; saturating.
+    pub fn attempts(self) -> u32 {
+        (self.0 >> 20) as u32 & Self::MAX_ATTEMPTS as u32
+    }
+
+    /// The same claim in another state.
+    #[inline]
+    pub fn to(self, state: ClaimState) -> Self {
+        Self(self.0 & !7 | state as u64)
+    }
+
+    /// The epoch of the next claim; wraps.
+    #[inline]
+    fn next_epoch(self) -> u64 {
+        ((self.0 >> 32) + 1) & u64::from(u32::MAX)
+    }
+
+    #[inline]
     fn free(self) -> Self {
-        Self { state: ClaimState::Free, kind: Kind::Message, owner: 0, attempts: 0, epoch: self.epoch }
+        Self::new(ClaimState::Free, Kind::Message, 0, 0, self.0 >> 32)
     }
 
     fn returned(self) -> Self {
-        Self {
-            state: ClaimState::Returned,
-            owner: 0,
-            attempts: (self.attempts + 1).min(Self::MAX_ATTEMPTS),
-            epoch: self.epoch.wrapping_add(1),
-            ..self
-        }
+        let attempts = u64::from(self.attempts()) + 1;
+        Self::new(ClaimState::Returned, self.kind(), 0, attempts, self.next_epoch())
     }
 }
 
@@ -354,46 +358,47 @@ impl<'a> ClaimCell<'a> {
     /// What it says now.
     #[inline]
     pub fn load(self) -> ClaimWord {
-        ClaimWord::of(self.word.load(Acquire)) // ORDER[claim cell]
+        ClaimWord(self.word.load(Acquire)) // ORDER[claim cell]
     }
 
     /// What it says, and of which offset; nothing if it changed while it was read.
     pub fn read(self) -> Option<(ClaimWord, u64)> {
         let seen = self.word.load(Acquire); // ORDER[claim cell]
         let offset = self.offset.load(Acquire); // ORDER[operand]
-        (self.word.load(Acquire) == seen).then(|| (ClaimWord::of(seen), offset))
+        (self.word.load(Acquire) == seen).then_some((ClaimWord(seen), offset))
     }
 
     /// One transition; false if somebody else made another first.
+    #[inline]
     fn change(self, from: ClaimWord, to: ClaimWord) -> bool {
         // ORDER[claim cell] AcqRel: what the holder did before it let go happens before what the
         // next one does. SeqCst: a return against the closing of a cursor, see group.rs.
-        self.word.compare_exchange(from.word(), to.word(), SeqCst, Acquire).is_ok()
+        self.word.compare_exchange(from.0, to.0, SeqCst, Acquire).is_ok()
     }
 
     /// FREE -> TAKEN, by `owner`.
+    #[inline]
     pub fn take(self, owner: usize, kind: Kind) -> Option<ClaimWord> {
         let free = self.load();
-        if free.state != ClaimState::Free {
+        if free.state() != ClaimState::Free {
             return None;
         }
-        let epoch = free.epoch.wrapping_add(1);
-        let taken = ClaimWord { state: ClaimState::Taken, kind, owner, attempts: 0, epoch };
+        let taken = ClaimWord::new(ClaimState::Taken, kind, owner, 0, free.next_epoch());
         self.change(free, taken).then_some(taken)
     }
 
     /// TAKEN or an INTENT that came to nothing -> INTENT of `offset`. The owner's own stores.
     #[inline]
     pub fn intend(self, mine: ClaimWord, offset: u64, now: u64) -> ClaimWord {
-        let mut taken = mine.to(ClaimState::Taken);
-        if mine.state == ClaimState::Intent {
-            taken.epoch = mine.epoch.wrapping_add(1);
-            self.word.store(taken.word(), Release);
+        let mut taken = mine;
+        if mine.state() == ClaimState::Intent {
+            taken = ClaimWord::new(ClaimState::Taken, mine.kind(), mine.owner(), 0, mine.next_epoch());
+            self.word.store(taken.0, Release);
         }
         self.offset.store(offset, Release); // ORDER[operand]: who reads it sees TAKEN before it
         self.taken_at.store(now, Relaxed); // only compared with clocks
         let intent = taken.to(ClaimState::Intent);
-        self.word.store(intent.word(), Release); // ORDER[claim cell]
+        self.word.store(intent.0, Release); // ORDER[claim cell]
         intent
     }
 
@@ -401,10 +406,16 @@ impl<'a> ClaimCell<'a> {
     #[inline]
     pub fn hold(self, intent: ClaimWord) -> bool {
         let held = intent.to(ClaimState::Held);
+        if intent.kind() == Kind::Message {
+            // Nobody takes it away from a live owner, and a helper writes the same word.
+            self.word.store(held.0, Release); // ORDER[claim cell]
+            return true;
+        }
         self.change(intent, held) || self.load() == held
     }
 
     /// HELD -> DONE: false if it was taken away.
+    #[inline]
     pub fn finish(self, held: ClaimWord) -> bool {
         self.change(held, held.to(ClaimState::Done))
     }
@@ -414,6 +425,14 @@ impl<'a> ClaimCell<'a> {
         self.change(held, held.returned()).then(|| held.returned())
     }
 
+    /// HELD -> FREE, for a message that is done, by its owner: nobody takes it away from that.
+    #[inline]
+    pub fn release(self, held: ClaimWord) {
+        // ORDER[claim cell] Release. SeqCst and a read-modify-write, so that the look for who waits
+        // for a cell or for room comes after it: ORDER[sleep].
+        self.word.swap(held.free().0, SeqCst);
+    }
+
     /// From exactly `from` -> FREE: false if it had changed.
     pub fn free(self, from: ClaimWord) -> bool {
         self.change(from, from.free())
@@ -421,8 +440,8 @@ impl<'a> ClaimCell<'a> {
 
     /// RETURNED -> HELD by `owner`.
     pub fn retake(self, returned: ClaimWord, owner: usize, kind: Kind, now: u64) -> Option<ClaimWord> {
-        let epoch = returned.epoch.wrapping_add(1);
-        let held = ClaimWord { state: ClaimState::Held, kind, owner, attempts: returned.attempts, epoch };
+        let attempts = u64::from(returned.attempts());
+        let held = ClaimWord::new(ClaimState::Held, kind, owner, attempts, returned.next_epoch());
         let won = self.change(returned, held);
         if won {
             self.taken_at.store(now, Relaxed); // only compared with clocks
@@ -433,11 +452,11 @@ impl<'a> ClaimCell<'a> {
     /// Makes the INTENT of the claimer that `cursor` names HELD, if it is a claim in `page`.
     #[inline]
     pub fn complete(self, page: u64, cursor: GroupCursor) {
-        if self.load().state != ClaimState::Intent {
+        if self.load().state() != ClaimState::Intent {
             return;
         }
         if let Some((intent, offset)) = self.read()
-            && intent.state == ClaimState::Intent
+            && intent.state() == ClaimState::Intent
             && is_claim(offset, page, cursor)
         {
             self.change(intent, intent.to(ClaimState::Held));
@@ -449,8 +468,8 @@ impl<'a> ClaimCell<'a> {
     pub fn reap(self, owner: usize, is_claim: impl Fn(u64) -> bool, fate: impl Fn(u64) -> Fate) -> Fate {
         loop {
             let Some((word, offset)) = self.read() else { continue };
-            let (to, fate) = match word.state {
-                _ if word.owner != owner => return Fate::Done,
+            let (to, fate) = match word.state() {
+                _ if word.owner() != owner => return Fate::Done,
                 ClaimState::Free | ClaimState::Returned | ClaimState::Done => return Fate::Done,
                 ClaimState::Intent if is_claim(offset) => {
                     self.change(word, word.to(ClaimState::Held));

@@ -28,11 +28,11 @@ use Ordering::{Acquire, Relaxed, SeqCst};
 #[derive(Clone, Copy, Debug)]
 pub struct Claim {
     /// The number of the group.
-    pub group: usize,
+    pub group: u32,
     /// The instance of the group.
     pub state: u64,
     /// The claim cell.
-    pub cell: usize,
+    pub cell: u32,
     /// What it says: HELD, with the epoch of this claim.
     pub word: ClaimWord,
     /// The offset of the message.
@@ -97,6 +97,7 @@ impl<'a> Group<'a> {
     ///
     /// `patient` is whether to prove an abandoned slot abandoned, which the caller does before it
     /// sleeps.
+    #[inline]
     pub fn receive(
         self,
         ring: &Ring<'a>,
@@ -156,7 +157,7 @@ impl<'a> Group<'a> {
                 }
             };
             if let Some(record) = verified {
-                let (group, state) = (self.number(), self.state());
+                let (group, state, cell) = (self.number() as u32, self.state(), cell as u32);
                 return Ok(Claim { group, state, cell, word, offset, record });
             }
             if self.in_page(offset.page()).0.number() == offset.page() {
@@ -243,17 +244,18 @@ impl<'a> Group<'a> {
             if !self.cell(cell).hold(intent) {
                 continue; // a lease that was taken away at once
             }
-            let held = ClaimWord { state: ClaimState::Held, ..intent };
+            let held = intent.to(ClaimState::Held);
             return Step::Claimed(cell, held, offset, at, verified);
         };
         if let Some((cell, word)) = mine {
             // A helper may have made the INTENT of a claim in a removed group HELD.
-            let held = ClaimWord { state: ClaimState::Held, ..word };
+            let held = word.to(ClaimState::Held);
             let _ = self.cell(cell).free(word) || self.cell(cell).free(held);
         }
         step
     }
 
+    #[inline]
     fn take_cell(&self, hand: &mut Hand, kind: Kind) -> Option<(usize, ClaimWord)> {
         let cells = self.mem.layout.geometry.max_held;
         (0..cells).find_map(|i| {
@@ -270,6 +272,7 @@ impl<'a> Group<'a> {
 
     /// Verifies a claimed message: a message where it lies, as its claim pins the page; a lease as a
     /// copy, as its page goes if the group is removed.
+    #[inline]
     fn verify(&self, offset: Offset, at: usize, how: How, copy: &mut Vec<u8>) -> Option<Verified> {
         let page = self.in_page(offset.page()).0;
         match how.kind {
@@ -319,7 +322,7 @@ impl<'a> Group<'a> {
         let returned = self.cells().enumerate().filter_map(|(i, cell)| {
             let (word, offset) = cell.read()?;
             let offset = Offset::from_u64(offset);
-            let valid = word.state == ClaimState::Returned && (offset.index() as usize) < self.mem.layout.slots;
+            let valid = word.state() == ClaimState::Returned && (offset.index() as usize) < self.mem.layout.slots;
             valid.then_some((i, word, offset))
         });
         returned.min_by_key(|&(_, _, offset)| offset)
@@ -366,19 +369,25 @@ impl<'a> Group<'a> {
     /// Finishes a message.
     #[inline]
     pub fn ack(&self, claim: &Claim) -> Result<(), AckError> {
-        let cell = self.cell(claim.cell);
-        if !cell.finish(claim.word) {
-            return Err(AckError::Taken);
+        let cell = self.cell(claim.cell as usize);
+        let (page, index) = (claim.offset.page(), claim.offset.index() as usize);
+        if claim.word.kind() == Kind::Message {
+            self.set_done(page, index);
+            cell.release(claim.word);
+        } else {
+            if !cell.finish(claim.word) {
+                return Err(AckError::Taken);
+            }
+            self.set_done(page, index);
+            // It fails if a helper has set the bit and freed the cell.
+            cell.free(claim.word.to(ClaimState::Done));
         }
-        self.set_done(claim.offset.page(), claim.offset.index() as usize);
-        // It fails if a helper has set the bit and freed the cell.
-        cell.free(ClaimWord { state: ClaimState::Done, ..claim.word });
         if self.is_current() { Ok(()) } else { Err(AckError::GroupRemoved) }
     }
 
     /// Gives a message back.
     pub fn give_back(&self, claim: &Claim) -> Result<(), AckError> {
-        let cell = self.cell(claim.cell);
+        let cell = self.cell(claim.cell as usize);
         let Some(returned) = cell.give_back(claim.word) else { return Err(AckError::Taken) };
         full_fence_after_rmw(); // against close_in: it sees RETURNED, or the cursor is seen closed
         let lost = !self.is_current() || self.has_lost(claim.offset.page());
@@ -396,7 +405,7 @@ impl<'a> Group<'a> {
 
     /// Whether a message could be claimed now: what a sleeper's open looks for.
     pub fn has_more(&self, ring: &Ring<'a>) -> bool {
-        if self.cells().any(|c| c.load().state == ClaimState::Returned) {
+        if self.cells().any(|c| c.load().state() == ClaimState::Returned) {
             return true;
         }
         let mut number = self.page_hint().max(ring.tail().page);

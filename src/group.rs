@@ -81,11 +81,13 @@ impl<'a> Group<'a> {
     }
 
     /// Its number.
+    #[inline]
     pub fn number(&self) -> usize {
         self.number
     }
 
     /// Number and instance, for a handle.
+    #[inline]
     pub fn state(&self) -> u64 {
         self.state
     }
@@ -95,14 +97,17 @@ impl<'a> Group<'a> {
         self.state & 0xff == REMOVED
     }
 
+    #[inline]
     pub(crate) fn instance(&self) -> u64 {
         self.state >> 8
     }
 
+    #[inline]
     pub(crate) fn live(&self) -> &'a [AtomicU64] {
         self.mem.group_lines(self.number).0
     }
 
+    #[inline]
     pub(crate) fn counters(&self) -> &'a [AtomicU64] {
         self.mem.group_lines(self.number).1
     }
@@ -121,6 +126,7 @@ impl<'a> Group<'a> {
     }
 
     /// Its first offset.
+    #[inline]
     pub fn start(&self) -> Offset {
         Offset::from_u64(self.live()[START].load(Acquire))
     }
@@ -133,6 +139,7 @@ impl<'a> Group<'a> {
     }
 
     /// A page where its next message may be: not later than that. `{instance 20, page number 44}`.
+    #[inline]
     pub fn page_hint(&self) -> u64 {
         self.live()[AT].load(Acquire) & MAX_PAGE_NUMBER
     }
@@ -160,6 +167,7 @@ impl<'a> Group<'a> {
     }
 
     /// Not zero while somebody waits for a claim cell.
+    #[inline]
     pub fn starved(&self) -> &'a AtomicU64 {
         &self.live()[STARVED]
     }
@@ -194,7 +202,7 @@ impl<'a> Group<'a> {
 
     /// Claim cells whose message is out, and whose message was given back.
     pub fn held_and_returned(self) -> (usize, usize) {
-        self.cells().fold((0, 0), |(held, returned), cell| match cell.load().state {
+        self.cells().fold((0, 0), |(held, returned), cell| match cell.load().state() {
             ClaimState::Held | ClaimState::Intent | ClaimState::Done => (held + 1, returned),
             ClaimState::Returned => (held, returned + 1),
             ClaimState::Free | ClaimState::Taken => (held, returned),
@@ -221,6 +229,7 @@ impl<'a> Group<'a> {
     }
 
     /// Whether the group is done with an index of page `number`.
+    #[inline]
     pub fn is_done(&self, number: u64, index: usize) -> bool {
         if index >= self.mem.layout.slots {
             return true; // an offset that never was
@@ -284,7 +293,7 @@ impl<'a> Group<'a> {
     pub fn settle_done_cells(self) {
         for cell in self.cells() {
             if let Some((word, offset)) = cell.read()
-                && word.state == ClaimState::Done
+                && word.state() == ClaimState::Done
             {
                 let offset = Offset::from_u64(offset);
                 self.set_done(offset.page(), offset.index() as usize);
@@ -304,8 +313,8 @@ impl<'a> Group<'a> {
         self.cells().any(|cell| match cell.read() {
             None => true,
             Some((word, offset)) => {
-                word.kind == Kind::Message
-                    && matches!(word.state, ClaimState::Intent | ClaimState::Held)
+                word.kind() == Kind::Message
+                    && matches!(word.state(), ClaimState::Intent | ClaimState::Held)
                     && Offset::from_u64(offset).page() == number
             }
         })
@@ -351,6 +360,7 @@ impl<'a> Group<'a> {
     }
 
     /// Whether the number is still this group's: active, or removed and not yet given to another.
+    #[inline]
     fn is_here(&self) -> bool {
         self.live()[STATE].load(SeqCst) >> 8 == self.instance() // ORDER[group state]
     }
@@ -364,7 +374,7 @@ impl<'a> Group<'a> {
         self.close_in(number);
         for cell in self.cells() {
             if let Some((word, offset)) = cell.read()
-                && word.state == ClaimState::Returned
+                && word.state() == ClaimState::Returned
                 && Offset::from_u64(offset).page() == number
                 && self.is_here()
             {

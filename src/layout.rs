@@ -209,6 +209,7 @@ impl Layout {
     }
 
     /// Longest message in bytes.
+    #[inline]
     pub fn max_message_len(&self) -> usize {
         (self.max_record_words - RECORD_HEADER) * 8 - DEAD_LETTER_ROOM
     }
@@ -225,26 +226,31 @@ impl Layout {
     }
 
     /// The place of a page in the ring.
+    #[inline]
     pub fn place(&self, page: u64) -> usize {
         (page % self.geometry.max_pages as u64) as usize
     }
 
     /// How often the ring had gone round when this page came up.
+    #[inline]
     pub fn lap(&self, page: u64) -> u64 {
         page / self.geometry.max_pages as u64
     }
 
     /// The tag of a page's slots.
+    #[inline]
     pub fn slot_tag(&self, page: u64) -> u32 {
         self.lap(page) as u32
     }
 
     /// The tag of a group's words in a page.
+    #[inline]
     pub fn group_tag(&self, page: u64, generation: u8) -> u32 {
         (self.lap(page) as u32) << 8 | u32::from(generation)
     }
 
     /// The lap as far as the cursor word holds it.
+    #[inline]
     pub fn cursor_lap(&self, page: u64) -> u64 {
         self.lap(page) & ((1 << self.lap_bits) - 1)
     }
@@ -256,6 +262,7 @@ impl Layout {
     }
 
     /// Reads a cursor word.
+    #[inline]
     pub fn cursor(&self, word: u64) -> Cursor {
         Cursor {
             state: PageState::of(word >> CURSOR_BITS),
@@ -266,6 +273,7 @@ impl Layout {
     }
 
     /// Writes a cursor word.
+    #[inline]
     pub fn cursor_word(&self, c: Cursor) -> u64 {
         (c.state as u64) << CURSOR_BITS
             | c.lap << (self.unit_bits + self.count_bits)
@@ -274,6 +282,7 @@ impl Layout {
     }
 
     /// What a sender adds to the cursor word for `run` messages of `units` words together.
+    #[inline]
     pub fn cursor_add(&self, run: usize, units: usize) -> u64 {
         (run as u64) << self.unit_bits | units as u64
     }

@@ -8,7 +8,7 @@
 //! - Creating and removing happen under the open lock. Joining takes nothing.
 #![forbid(unsafe_code)]
 
-use crate::cells::{ClaimState, ClaimWord};
+use crate::cells::ClaimState;
 use crate::group::{
     ACTIVE, AT, DAMAGED, FREE, GONE, Group, LAGGED, LAGGED_BEFORE, PAGE_TAG, REDELIVERED, REMOVED, REPORTED, START,
     STATE, counted, state, total,
@@ -153,7 +153,7 @@ impl<'a> Group<'a> {
     }
 
     fn is_vacant(mem: Memory<'a>, number: usize) -> bool {
-        Self::at(mem, number).is_none_or(|g| g.is_removed() && g.cells().all(|c| c.load().state == ClaimState::Free))
+        Self::at(mem, number).is_none_or(|g| g.is_removed() && g.cells().all(|c| c.load().state() == ClaimState::Free))
     }
 
     fn clear_words(mem: Memory<'a>, number: usize) {
@@ -175,14 +175,15 @@ impl<'a> Group<'a> {
 
     /// Frees the number of a removed group that nobody holds anything of.
     fn vacate(self) {
-        if self.cells().all(|c| c.load().state == ClaimState::Free) {
+        if self.cells().all(|c| c.load().state() == ClaimState::Free) {
             self.live()[STATE].store(state(self.instance(), FREE), SeqCst);
         }
     }
 
     fn free_returned(self) {
         for cell in self.cells() {
-            if let word @ ClaimWord { state: ClaimState::Returned, .. } = cell.load() {
+            let word = cell.load();
+            if word.state() == ClaimState::Returned {
                 cell.free(word);
             }
         }

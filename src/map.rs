@@ -1,16 +1,17 @@
 //! File to memory: the mapping that an open works on, and the heap twin that models use.
 
 use crate::layout::Layout;
-use crate::memory::Memory;
+use crate::memory::{Memory, Parts};
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// The mapping of a whole file, seen as the words of its layout.
 #[cfg(not(disk_chan_loom))]
 #[derive(Debug)]
 pub struct Map {
+    /// Not really for ever: as long as `map` and `layout` live. Only lent, for the life of a borrow.
+    parts: Parts<'static>,
     map: memmap2::MmapRaw,
-    layout: Layout,
-    uuid: [u64; 2],
+    _layout: Box<Layout>,
 }
 
 #[cfg(not(disk_chan_loom))]
@@ -21,46 +22,30 @@ impl Map {
         let len = layout.file_bytes() as usize;
         let map = memmap2::MmapOptions::new().len(len).map_raw(file)?;
         map.advise(memmap2::Advice::DontFork)?;
-        Ok(Self { map, layout, uuid })
+        let layout = Box::new(layout);
+        let wake = layout.control_words * 8;
+        let pages = wake + layout.wake_halves() * 4;
+        let parts = Parts {
+            control: words(&map, 0, layout.control_words),
+            wake: halves(&map, wake, layout.wake_halves()),
+            pages: words(&map, pages, layout.page_words * layout.geometry.max_pages),
+            // SAFETY: the box is kept beside this reference, and never moved out of or changed.
+            layout: unsafe { &*std::ptr::from_ref(&*layout) },
+            uuid,
+        };
+        Ok(Self { parts, map, _layout: layout })
     }
 
     /// Where things lie.
+    #[inline]
     pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    fn words(&self, from: usize, count: usize) -> &[AtomicU64] {
-        assert!(from.is_multiple_of(8) && from + count * 8 <= self.map.len());
-        // SAFETY: inside the mapping, as just asserted.
-        let at = unsafe { self.map.as_mut_ptr().add(from) };
-        // SAFETY: `at` is aligned, as a mapping begins at a page and `from` is a multiple of 8, and
-        // has `count` words that live as long as `self`. These bytes are accessed only as atomic
-        // words of this width, or read through `Page::payload` under its conditions; other
-        // processes keep the same rule.
-        unsafe { std::slice::from_raw_parts(at.cast::<AtomicU64>(), count) }
-    }
-
-    fn halves(&self, from: usize, count: usize) -> &[AtomicU32] {
-        assert!(from.is_multiple_of(4) && from + count * 4 <= self.map.len());
-        // SAFETY: inside the mapping, as just asserted.
-        let at = unsafe { self.map.as_mut_ptr().add(from) };
-        // SAFETY: as in `words`; these bytes are accessed only as 32-bit atomics.
-        unsafe { std::slice::from_raw_parts(at.cast::<AtomicU32>(), count) }
+        self.parts.layout
     }
 
     /// The words.
     #[inline]
     pub fn memory(&self) -> Memory<'_> {
-        let l = &self.layout;
-        let wake = l.control_words * 8;
-        let pages = wake + l.wake_halves() * 4;
-        Memory {
-            layout: l,
-            control: self.words(0, l.control_words),
-            wake: self.halves(wake, l.wake_halves()),
-            pages: self.words(pages, l.page_words * l.geometry.max_pages),
-            uuid: self.uuid,
-        }
+        Memory::new(&self.parts)
     }
 
     /// Writes a range of bytes to stable storage.
@@ -69,39 +54,65 @@ impl Map {
     }
 }
 
-/// The same words on the heap.
-#[cfg(any(disk_chan_loom, test))]
-#[derive(Debug)]
-pub struct Heap {
-    layout: Layout,
-    control: Vec<AtomicU64>,
-    wake: Vec<AtomicU32>,
-    pages: Vec<AtomicU64>,
+/// The caller lends them no longer than `map` lives.
+#[cfg(not(disk_chan_loom))]
+fn words(map: &memmap2::MmapRaw, from: usize, count: usize) -> &'static [AtomicU64] {
+    assert!(from.is_multiple_of(8) && from + count * 8 <= map.len());
+    // SAFETY: inside the mapping, as just asserted.
+    let at = unsafe { map.as_mut_ptr().add(from) };
+    // SAFETY: `at` is aligned, as a mapping begins at a page and `from` is a multiple of 8, and has
+    // `count` words that live as long as the mapping. These bytes are accessed only as atomic words
+    // of this width, or read through `Page::payload` under its conditions; other processes keep the
+    // same rule.
+    unsafe { std::slice::from_raw_parts(at.cast::<AtomicU64>(), count) }
 }
 
-#[cfg(any(disk_chan_loom, test))]
+/// As [`words`].
+#[cfg(not(disk_chan_loom))]
+fn halves(map: &memmap2::MmapRaw, from: usize, count: usize) -> &'static [AtomicU32] {
+    assert!(from.is_multiple_of(4) && from + count * 4 <= map.len());
+    // SAFETY: inside the mapping, as just asserted.
+    let at = unsafe { map.as_mut_ptr().add(from) };
+    // SAFETY: as in `words`; these bytes are accessed only as 32-bit atomics.
+    unsafe { std::slice::from_raw_parts(at.cast::<AtomicU32>(), count) }
+}
+
+/// The same words on the heap.
+#[cfg(disk_chan_loom)]
+#[derive(Debug)]
+pub struct Heap {
+    /// As in `Map`: as long as what they refer to, which follows.
+    parts: Parts<'static>,
+    _owned: (Box<Layout>, Vec<AtomicU64>, Vec<AtomicU32>, Vec<AtomicU64>),
+}
+
+#[cfg(disk_chan_loom)]
 impl Heap {
     /// A new channel whose first page is `first_page`.
     pub fn new(layout: Layout, first_page: u64) -> Self {
         let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect();
-        let heap = Self {
-            control: words(layout.control_words),
-            wake: (0..layout.wake_halves()).map(|_| AtomicU32::new(0)).collect(),
-            pages: words(layout.page_words * layout.geometry.max_pages),
-            layout,
+        let halves = (0..layout.wake_halves()).map(|_| AtomicU32::new(0)).collect();
+        let (control, pages) = (layout.control_words, layout.page_words * layout.geometry.max_pages);
+        let owned: (Box<Layout>, Vec<AtomicU64>, Vec<AtomicU32>, Vec<AtomicU64>) =
+            (Box::new(layout), words(control), halves, words(pages));
+        // SAFETY: the boxes and vectors are kept beside these references, and never changed; moving
+        // them does not move what they own.
+        let parts = unsafe {
+            Parts {
+                layout: &*std::ptr::from_ref(&*owned.0),
+                control: &*std::ptr::from_ref(owned.1.as_slice()),
+                wake: &*std::ptr::from_ref(owned.2.as_slice()),
+                pages: &*std::ptr::from_ref(owned.3.as_slice()),
+                uuid: [1, 2],
+            }
         };
+        let heap = Self { parts, _owned: owned };
         heap.memory().format(first_page);
         heap
     }
 
     /// The words.
     pub fn memory(&self) -> Memory<'_> {
-        Memory {
-            layout: &self.layout,
-            control: &self.control,
-            wake: &self.wake,
-            pages: &self.pages,
-            uuid: [1, 2],
-        }
+        Memory::new(&self.parts)
     }
 }

@@ -6,13 +6,10 @@ use crate::page::Page;
 use crate::sync::Ordering::Release;
 use crate::sync::{AtomicU32, AtomicU64};
 
-/// The words of a file, wherever they lie: what every protocol works on.
-///
-/// Cheap to copy. In a process that opened a file they are the mapping; in a model they are a
-/// vector of loom's atomics.
+/// Where the parts of a file lie in this process.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory<'a> {
-    /// Where things lie.
+pub struct Parts<'a> {
+    /// Where things lie in the parts.
     pub layout: &'a Layout,
     /// The control part.
     pub control: &'a [AtomicU64],
@@ -24,19 +21,44 @@ pub struct Memory<'a> {
     pub uuid: [u64; 2],
 }
 
+/// The words of a file, wherever they lie: what every protocol works on.
+///
+/// Cheap to copy. In a process that opened a file they are the mapping; in a model they are a
+/// vector of loom's atomics.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a>(&'a Parts<'a>);
+
+impl<'a> std::ops::Deref for Memory<'a> {
+    type Target = Parts<'a>;
+
+    #[inline]
+    fn deref(&self) -> &Parts<'a> {
+        self.0
+    }
+}
+
 impl<'a> Memory<'a> {
+    /// The words of these parts.
+    #[inline]
+    pub fn new(parts: &'a Parts<'a>) -> Self {
+        Self(parts)
+    }
+
     #[cfg(not(disk_chan_loom))]
+    #[inline]
     fn channel_line(&self, line: usize) -> &'a [AtomicU64] {
         let at = 2 * BLOCK + line * LINE;
         &self.control[at..at + LINE]
     }
 
     /// The page that senders write: a [`Head`].
+    #[inline]
     pub fn head(&self) -> &'a AtomicU64 {
         &self.control[2 * BLOCK]
     }
 
     /// The oldest page: a [`Tail`].
+    #[inline]
     pub fn tail(&self) -> &'a AtomicU64 {
         #[cfg(disk_chan_loom)]
         return &self.control[2 * BLOCK + 1];
@@ -46,6 +68,7 @@ impl<'a> Memory<'a> {
 
     /// Whether a receiver sleeps anywhere, and whether a sender waits for room anywhere: two flag
     /// words on one line, see `wait.rs`.
+    #[inline]
     pub fn sleepers(&self) -> [&'a AtomicU64; 2] {
         #[cfg(disk_chan_loom)]
         let line = &self.control[2 * BLOCK + 2..];
@@ -55,6 +78,7 @@ impl<'a> Memory<'a> {
     }
 
     /// Channel counters: page turns, waits for room, syncs, nanoseconds in syncs.
+    #[inline]
     pub fn counters(&self) -> &'a [AtomicU64] {
         #[cfg(disk_chan_loom)]
         return &self.control[2 * BLOCK + 4..2 * BLOCK + 8];
@@ -63,6 +87,7 @@ impl<'a> Memory<'a> {
     }
 
     /// The first page number that may not open until the limit is raised and synced.
+    #[inline]
     pub fn page_limit(&self) -> &'a AtomicU64 {
         #[cfg(disk_chan_loom)]
         return &self.control[2 * BLOCK + 8];
@@ -71,6 +96,7 @@ impl<'a> Memory<'a> {
     }
 
     /// Above every entry of an open that was ever used.
+    #[inline]
     pub fn opens_used(&self) -> &'a AtomicU64 {
         #[cfg(disk_chan_loom)]
         return &self.control[2 * BLOCK + 9];
@@ -79,6 +105,7 @@ impl<'a> Memory<'a> {
     }
 
     /// Above every op cell that was ever used.
+    #[inline]
     pub fn op_cells_used(&self) -> &'a AtomicU64 {
         #[cfg(disk_chan_loom)]
         return &self.control[2 * BLOCK + 10];
@@ -87,12 +114,14 @@ impl<'a> Memory<'a> {
     }
 
     /// The line of an open.
+    #[inline]
     pub fn open(&self, open: usize) -> &'a [AtomicU64] {
         let at = self.layout.opens + open * LINE;
         &self.control[at..at + LINE]
     }
 
     /// The futex word of an open.
+    #[inline]
     pub fn wake_word(&self, open: usize) -> &'a AtomicU32 {
         &self.wake[open * LINE * 2]
     }
@@ -113,12 +142,14 @@ impl<'a> Memory<'a> {
     }
 
     /// One copy of a group's entry.
+    #[inline]
     pub fn group_entry(&self, group: usize, copy: usize) -> &'a [AtomicU64] {
         let at = self.layout.group_entries + (group * 2 + copy) * ENTRY;
         &self.control[at..at + ENTRY]
     }
 
     /// The byte range of a group's entries in the file.
+    #[inline]
     pub fn group_entry_bytes(&self, group: usize) -> std::ops::Range<usize> {
         let at = (self.layout.group_entries + group * 2 * ENTRY) * 8;
         at..at + 2 * ENTRY * 8
@@ -142,6 +173,7 @@ impl<'a> Memory<'a> {
 
 impl Memory<'_> {
     /// Writes what a new, zeroed channel is not zero in: its pages' numbers and states.
+    #[inline]
     pub fn format(&self, first_page: u64) {
         let l = self.layout;
         for number in first_page..first_page + l.geometry.max_pages as u64 {

@@ -34,8 +34,9 @@ impl<R: Deref<Target = Root>> Hold<R> {
         Self { root, claim, dropped, open: true, panicking: panicking() }
     }
 
+    #[inline]
     fn group(&self) -> Group<'_> {
-        Group::of(self.root.memory(), self.claim.group, self.claim.state)
+        Group::of(self.root.memory(), self.claim.group as usize, self.claim.state)
     }
 
     #[inline]
@@ -206,7 +207,7 @@ macro_rules! hand_out {
 
             /// How often the group was given it, this time included.
             pub fn attempts(&self) -> u32 {
-                self.hold.claim.word.attempts + 1
+                self.hold.claim.word.attempts() + 1
             }
 
             /// When it was sent, by a clock that ticks every few milliseconds.

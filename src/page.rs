@@ -27,11 +27,13 @@ pub struct Record<'m> {
 
 impl<'m> Record<'m> {
     /// Hashes the payload, so that this work is done before anything is reserved.
+    #[inline]
     pub fn new(payload: &'m [u8]) -> Self {
         Self { payload, hash: xxh3_64(payload) }
     }
 
     /// Words of the record.
+    #[inline]
     pub fn words(&self) -> usize {
         record_words(self.payload.len())
     }
@@ -62,12 +64,12 @@ pub struct Reserved {
 /// The header of a record that verified.
 #[derive(Clone, Copy, Debug)]
 pub struct Verified {
-    /// Bytes of the payload.
-    pub len: usize,
     /// Send time in unix milliseconds.
     pub sent_at: u64,
+    /// Bytes of the payload.
+    pub len: u32,
     /// Where the payload lies in the record area, in words.
-    pub at: usize,
+    pub at: u32,
 }
 
 /// One page of the ring.
@@ -129,6 +131,7 @@ impl<'a> Page<'a> {
     }
 
     /// Whether no further message fits, for certain.
+    #[inline]
     pub fn is_full(&self, c: Cursor) -> bool {
         c.count >= self.layout.slots || c.units >= self.layout.data_words
     }
@@ -220,6 +223,7 @@ impl<'a> Page<'a> {
     }
 
     /// Checks the place of a record against its slot's word: the header words, if in bounds.
+    #[inline]
     fn header(&self, at: usize) -> Option<([u64; 4], usize)> {
         let room = self.layout.data_words.checked_sub(at)?;
         if room < RECORD_HEADER {
@@ -238,8 +242,8 @@ impl<'a> Page<'a> {
         let (head, len) = self.header(at)?;
         let at = at + RECORD_HEADER;
         let good = head[1] == offset
-            && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(self.payload(at, len))) == head[3];
-        good.then_some(Verified { len, sent_at: head[2], at })
+            && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(self.payload(at as u32, len as u32))) == head[3];
+        good.then_some(Verified { len: len as u32, sent_at: head[2], at: at as u32 })
     }
 
     /// Copies and verifies the record of `offset` at `at`; the page may turn meanwhile, then the
@@ -267,7 +271,7 @@ impl<'a> Page<'a> {
             into.extend_from_slice(&word.load(Relaxed).to_le_bytes()); // ORDER[lap]
         }
         into.truncate(len);
-        Some((head, Verified { len, sent_at: head[2], at }))
+        Some((head, Verified { len: len as u32, sent_at: head[2], at: at as u32 }))
     }
 
     /// The bytes of a committed record, where they lie.
@@ -277,7 +281,8 @@ impl<'a> Page<'a> {
     /// (invariants of the ring) and none did later than the commit that the caller has seen.
     #[cfg(not(disk_chan_loom))]
     #[inline]
-    pub fn payload(&self, at: usize, len: usize) -> &'a [u8] {
+    pub fn payload(&self, at: u32, len: u32) -> &'a [u8] {
+        let (at, len) = (at as usize, len as usize);
         let from = self.layout.data_at(at);
         let words = &self.words[from..from + len.div_ceil(8)];
         // SAFETY: the words are `len` initialised bytes or more of one allocation, alive for 'a.
@@ -288,7 +293,8 @@ impl<'a> Page<'a> {
 
     /// In a model the bytes are a copy, which the model never frees.
     #[cfg(disk_chan_loom)]
-    pub fn payload(&self, at: usize, len: usize) -> &'a [u8] {
+    pub fn payload(&self, at: u32, len: u32) -> &'a [u8] {
+        let (at, len) = (at as usize, len as usize);
         let from = self.layout.data_at(at);
         let words = &self.words[from..from + len.div_ceil(8)];
         let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();

@@ -70,6 +70,7 @@ impl Position {
         Self { name, group, state, hand, loans: Vec::new(), owed: None, buffer: Vec::new() }
     }
 
+    #[inline]
     fn group<'r>(&self, root: &'r Root) -> Group<'r> {
         Group::of(root.memory(), self.group, self.state)
     }
@@ -79,7 +80,7 @@ impl Position {
     pub(crate) fn take_loans_back(&mut self, root: &Root) {
         while let Some(claim) = self.loans.pop() {
             let group = self.group(root);
-            if group.cell(claim.cell).load() == claim.word && group.give_back(&claim).is_ok() {
+            if group.cell(claim.cell as usize).load() == claim.word && group.give_back(&claim).is_ok() {
                 root.after_give_back(group);
             }
         }
@@ -177,7 +178,7 @@ impl Position {
 
     /// The bytes of a claim, as a copy.
     fn copy(&mut self, root: &Root, claim: &Claim) -> Vec<u8> {
-        if root.drops_oldest() || claim.word.kind == Kind::Lease {
+        if root.drops_oldest() || claim.word.kind() == Kind::Lease {
             return std::mem::take(&mut self.buffer);
         }
         let page = root.ring().page(claim.offset.page());

@@ -92,6 +92,7 @@ impl std::fmt::Debug for Ring<'_> {
 }
 
 impl<'a> Ring<'a> {
+    #[inline]
     fn layout(&self) -> &'a Layout {
         self.mem.layout
     }
@@ -113,11 +114,13 @@ impl<'a> Ring<'a> {
         Page::new(self.mem, self.layout().place(number))
     }
 
+    #[inline]
     fn op_cells(&self) -> OpCells<'a> {
         OpCells::new(self.mem, self.live)
     }
 
     /// The live page that follows `number`.
+    #[inline]
     pub fn next(&self, number: u64) -> Next {
         let next = self.page(number + 1).number();
         let head = self.head().page;
@@ -133,6 +136,7 @@ impl<'a> Ring<'a> {
     /// longest record.
     ///
     /// `epoch` is the send epoch of the handle; `now` the time in unix milliseconds.
+    #[inline]
     pub fn send(&self, epoch: u32, records: &[Record<'_>], now: u64) -> Result<Sent, Refused> {
         let units = records.iter().map(Record::words).sum();
         loop {

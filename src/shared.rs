@@ -149,6 +149,7 @@ impl Shared {
     }
 
     /// Whether the channel is closed; if so, the page that senders wrote is sealed now.
+    #[inline]
     pub fn closed(&self) -> bool {
         let ring = self.ring();
         // Who closes it sets the bit and then seals the page, and may have died in between.
