@@ -275,7 +275,7 @@ pub enum Kind {
 }
 
 /// A claim cell's word: `{epoch 32, attempts 12, owner 16, kind 1, state 3}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClaimWord(u64);
 
 impl ClaimWord {

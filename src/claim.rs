@@ -69,11 +69,24 @@ pub struct Hand {
     pub cell: usize,
     /// The group's count of returns when it last found none.
     pub seen_returns: Option<u64>,
+    /// What it claimed last. It stays in place, as copying it about costs more than the claim.
+    pub claim: Claim,
+}
+
+impl Hand {
+    /// Of an open, for a receiver that begins in `page` and looks for cells at `cell` first.
+    pub fn new(owner: usize, page: u64, cell: usize) -> Self {
+        let record = Verified { sent_at: 0, len: 0, at: 0 };
+        let (word, offset) = (ClaimWord::default(), Offset::from_u64(0));
+        let claim = Claim { group: 0, state: 0, cell: 0, word, offset, record };
+        Self { owner, page, cell, seen_returns: None, claim }
+    }
 }
 
 /// What one look at the group's cursor in a page found.
 enum Step {
-    Claimed(usize, ClaimWord, Offset, usize, Option<Verified>),
+    /// It is in the hand, with only the place of its record if it was not verified before.
+    Claimed,
     Empty,
     Unfinished,
     End,
@@ -92,7 +105,7 @@ pub struct How {
 }
 
 impl<'a> Group<'a> {
-    /// Hands out a message: one that was given back, or the next. The bytes of a lease, and under
+    /// Hands out a message, in `hand.claim`: one that was given back, or the next. The bytes of a lease, and under
     /// `DropOldest` of every message, are in `copy`; else they lie in the page, pinned by the claim.
     ///
     /// `patient` is whether to prove an abandoned slot abandoned, which the caller does before it
@@ -105,30 +118,27 @@ impl<'a> Group<'a> {
         how: How,
         copy: &mut Vec<u8>,
         patient: bool,
-    ) -> Result<Claim, Nothing> {
+    ) -> Result<(), Nothing> {
         let copy_first = self.mem.layout.geometry.overflow == crate::Overflow::DropOldest;
         loop {
             if copy_first && let Some(n) = self.unreported_loss() {
                 return Err(Nothing::Lagged(n));
             }
             let returns = self.returns().load(SeqCst);
-            let (cell, word, offset, verified) = if hand.seen_returns != Some(returns) {
+            if hand.seen_returns != Some(returns) {
                 let Some(lowest) = self.lowest_returned() else {
                     hand.seen_returns = Some(returns);
                     continue;
                 };
-                let Some(claimed) = self.retake(lowest, hand, how, copy, copy_first) else {
+                if !self.retake(lowest, hand, how, copy, copy_first) {
                     if self.is_current() {
                         continue;
                     }
                     return Err(Nothing::Removed);
-                };
-                claimed
+                }
             } else {
                 match self.step(hand, how, copy, copy_first) {
-                    Step::Claimed(cell, word, offset, at, verified) => {
-                        (cell, word, offset, verified.or_else(|| self.verify(offset, at, how, copy)))
-                    }
+                    Step::Claimed => {}
                     Step::Empty | Step::Unfinished if !self.is_current() => return Err(Nothing::Removed),
                     Step::Unfinished if patient && self.resolve_hole(ring, hand.page) => continue,
                     Step::Unfinished => return Err(Nothing::Unfinished),
@@ -155,15 +165,15 @@ impl<'a> Group<'a> {
                     Step::NoCell => return Err(Nothing::NoCell),
                     Step::Removed => return Err(Nothing::Removed),
                 }
-            };
-            if let Some(record) = verified {
-                let (group, state, cell) = (self.number() as u32, self.state(), cell as u32);
-                return Ok(Claim { group, state, cell, word, offset, record });
             }
+            if copy_first || self.verify(&mut hand.claim, how, copy) {
+                return Ok(());
+            }
+            let Claim { cell, word, offset, .. } = hand.claim;
             if self.in_page(offset.page()).0.number() == offset.page() {
                 self.mark_damaged(offset);
             }
-            self.cell(cell).free(word);
+            self.cell(cell as usize).free(word);
         }
     }
 
@@ -244,8 +254,9 @@ impl<'a> Group<'a> {
             if !self.cell(cell).hold(intent) {
                 continue; // a lease that was taken away at once
             }
-            let held = intent.to(ClaimState::Held);
-            return Step::Claimed(cell, held, offset, at, verified);
+            let place = Verified { sent_at: 0, len: 0, at: at as u32 };
+            self.fill(&mut hand.claim, cell, intent.to(ClaimState::Held), offset, verified.unwrap_or(place));
+            return Step::Claimed;
         };
         if let Some((cell, word)) = mine {
             // A helper may have made the INTENT of a claim in a removed group HELD.
@@ -270,15 +281,21 @@ impl<'a> Group<'a> {
         })
     }
 
+    #[inline]
+    fn fill(&self, claim: &mut Claim, cell: usize, word: ClaimWord, offset: Offset, record: Verified) {
+        *claim = Claim { group: self.number() as u32, state: self.state(), cell: cell as u32, word, offset, record };
+    }
+
     /// Verifies a claimed message: a message where it lies, as its claim pins the page; a lease as a
     /// copy, as its page goes if the group is removed.
     #[inline]
-    fn verify(&self, offset: Offset, at: usize, how: How, copy: &mut Vec<u8>) -> Option<Verified> {
-        let page = self.in_page(offset.page()).0;
-        match how.kind {
-            Kind::Message => page.verify(self.mem.uuid, at, offset.as_u64()),
-            Kind::Lease => page.copy(self.mem.uuid, at, offset.as_u64(), copy),
-        }
+    fn verify(&self, claim: &mut Claim, how: How, copy: &mut Vec<u8>) -> bool {
+        let (page, at) = (self.in_page(claim.offset.page()).0, claim.record.at as usize);
+        let verified = match how.kind {
+            Kind::Message => page.verify(self.mem.uuid, at, claim.offset.as_u64()),
+            Kind::Lease => page.copy(self.mem.uuid, at, claim.offset.as_u64(), copy),
+        };
+        verified.map(|record| claim.record = record).is_some()
     }
 
     fn mark_damaged(&self, offset: Offset) {
@@ -328,42 +345,49 @@ impl<'a> Group<'a> {
         returned.min_by_key(|&(_, _, offset)| offset)
     }
 
-    /// Takes a RETURNED cell; nothing if somebody else did, or its page has gone.
+    /// Takes a RETURNED cell; false if somebody else did, or its page has gone.
     fn retake(
         &self,
         (cell, word, offset): (usize, ClaimWord, Offset),
-        hand: &Hand,
+        hand: &mut Hand,
         how: How,
         copy: &mut Vec<u8>,
         copy_first: bool,
-    ) -> Option<(usize, ClaimWord, Offset, Option<Verified>)> {
+    ) -> bool {
         // After the cell was read: it is this group's.
         if !self.is_current() {
-            return None;
+            return false;
         }
         let page: Page<'a> = self.in_page(offset.page()).0;
-        let slot = page.slot(offset.page(), offset.index() as usize);
-        let mut verified = None;
+        // Only what a damaged file says is RETURNED and not committed: then it does not verify.
+        let at = match page.slot(offset.page(), offset.index() as usize) {
+            SlotState::Committed(at) => at,
+            SlotState::Untouched | SlotState::Skipped | SlotState::Damaged => self.mem.layout.data_words,
+        };
+        let mut record = Verified { sent_at: 0, len: 0, at: at as u32 };
         if copy_first {
-            if let SlotState::Committed(at) = slot {
-                verified = page.copy(self.mem.uuid, at, offset.as_u64(), copy);
-            }
-            if verified.is_none() && self.has_lost(offset.page()) {
-                self.lose_returned(self.cell(cell), word);
-                return None;
+            match page.copy(self.mem.uuid, at, offset.as_u64(), copy) {
+                Some(verified) => record = verified,
+                None if self.has_lost(offset.page()) => {
+                    self.lose_returned(self.cell(cell), word);
+                    return false;
+                }
+                None => {
+                    self.mark_damaged(offset);
+                    self.cell(cell).free(word);
+                    return false;
+                }
             }
         }
-        let held = self.cell(cell).retake(word, hand.owner, how.kind, how.now)?;
+        let Some(held) = self.cell(cell).retake(word, hand.owner, how.kind, how.now) else { return false };
         full_fence_after_rmw(); // ORDER[group state]
         if !self.is_current() {
             self.cell(cell).free(held);
-            return None;
+            return false;
         }
         self.redelivered().fetch_add(1, Relaxed); // a statistic
-        if let (SlotState::Committed(at), false) = (slot, copy_first) {
-            verified = self.verify(offset, at, how, copy);
-        }
-        Some((cell, held, offset, verified))
+        self.fill(&mut hand.claim, cell, held, offset, record);
+        true
     }
 
     /// Finishes a message.

@@ -148,8 +148,10 @@ pub enum SubscribeError {
         /// Most bytes of a name.
         max: usize,
     },
-    /// Every entry for a group is in use.
-    #[error("the channel has {max} groups already, as many as max_groups allows")]
+    /// Every entry for a group is in use: by a group, or by a removed one of which messages are held.
+    #[error(
+        "the channel has {max} groups already, as many as max_groups allows; removed ones count while messages of them are held"
+    )]
     TooManyGroups {
         /// The limit.
         max: usize,

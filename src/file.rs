@@ -13,7 +13,7 @@ use crate::OpenError;
 use crate::cells::Liveness;
 use crate::group::Group;
 use crate::header::Header;
-use crate::layout::{BLOCK, Geometry, Layout, MAX_PAGE_NUMBER, PAGE_LIMIT_STEP, PageState};
+use crate::layout::{BLOCK, Geometry, Layout, MAGIC, MAX_PAGE_NUMBER, PAGE_LIMIT_STEP, PageState};
 use crate::map::Map;
 use crate::memory::Memory;
 use crate::opens::OpenId;
@@ -321,6 +321,13 @@ fn read_header(path: &Path, file: &File) -> Result<Header, OpenError> {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(failed(path, "read its header")(e)),
         }
+    }
+    if len < bytes.len() {
+        let (found, expected) = (len as u64, bytes.len() as u64);
+        return Err(match bytes.starts_with(&MAGIC.to_le_bytes()) {
+            true => OpenError::CutShort { path: path.into(), found, expected },
+            false => OpenError::NotAChannel { path: path.into() },
+        });
     }
     let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
     let (copies, _) = words.as_chunks::<BLOCK>();

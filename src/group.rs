@@ -447,8 +447,7 @@ impl<'a> Group<'a> {
         total(self.counters()[DAMAGED].load(Acquire))
     }
 
-    /// Committed messages that the group is not done with, and places between its first
-    /// unfinished one and the end.
+    /// Committed messages that the group is not done with.
     pub fn lag(&self, ring: &Ring<'a>) -> u64 {
         ring.pages().filter(|&n| n >= self.start().page()).map(|n| self.lag_in(n)).sum()
     }
@@ -462,16 +461,22 @@ impl<'a> Group<'a> {
         if page.number() == number { open } else { 0 }
     }
 
-    /// Places between the group's cursor and the end: messages not yet handed out, and places
-    /// skipped. Cheap.
+    /// Places between the group's first unfinished message and the end: messages, done or not, and
+    /// places skipped. Cheaper than the lag, as only one page is looked through.
     pub fn behind(&self, ring: &Ring<'a>) -> u64 {
-        let first = self.start();
-        let pages = ring.pages().filter(|&n| n >= first.page());
-        let behind = pages.map(|n| {
-            let (page, word) = self.in_page(n);
+        let mut behind = 0;
+        for number in ring.pages().filter(|&n| n >= self.start().page()) {
+            let page = self.in_page(number).0;
             let end = page.cursor().count.min(self.mem.layout.slots);
-            end.saturating_sub(self.cursor(n, word.load(Acquire)).index) as u64
-        });
-        behind.sum()
+            let settled = |&i: &usize| {
+                matches!(page.slot(number, i), SlotState::Skipped | SlotState::Damaged) || self.is_done(number, i)
+            };
+            let first = match behind {
+                0 => (self.start_index(number)..end).find(|i| !settled(i)).unwrap_or(end),
+                _ => 0,
+            };
+            behind += (end - first) as u64;
+        }
+        behind
     }
 }

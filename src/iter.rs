@@ -39,7 +39,7 @@ impl Receiver {
     fn next_owned(&mut self) -> Option<OwnedMessage> {
         loop {
             match self.blocking_claim(Kind::Message, None) {
-                Ok(claim) => return Some(self.owned(claim)),
+                Ok(()) => return Some(self.owned()),
                 Err(Some(RecvError::Lagged(_))) => {}
                 Err(_) => return None,
             }
@@ -59,8 +59,8 @@ impl Receiver {
         });
         // tokio's cooperative budget, as in `claim`.
         let next = std::pin::pin!(tokio::task::coop::cooperative(next));
-        let claim = std::task::ready!(next.poll(cx));
-        Poll::Ready(claim.ok().map(|claim| self.owned(claim)))
+        let claimed = std::task::ready!(next.poll(cx));
+        Poll::Ready(claimed.ok().map(|()| self.owned()))
     }
 }
 
@@ -94,7 +94,7 @@ impl Iterator for TryIter<'_> {
     fn next(&mut self) -> Option<OwnedMessage> {
         loop {
             match self.receiver.try_claim(Kind::Message) {
-                Ok(claim) => return Some(self.receiver.owned(claim)),
+                Ok(()) => return Some(self.receiver.owned()),
                 Err(TryRecvError::Lagged(_)) => {}
                 Err(_) => return None,
             }

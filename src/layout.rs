@@ -110,6 +110,8 @@ pub struct Layout {
     pub control_words: usize,
     /// Words of a page.
     pub page_words: usize,
+    /// 2^64 / max_pages, rounded up: a multiplication divides by it.
+    reciprocal: u64,
     unit_bits: u32,
     count_bits: u32,
     lap_bits: u32,
@@ -193,6 +195,7 @@ impl Layout {
             max_record_words,
             control_words,
             page_words,
+            reciprocal: (u64::MAX / g.max_pages as u64) + 1,
             unit_bits,
             count_bits,
             lap_bits: CURSOR_BITS - unit_bits - count_bits,
@@ -228,13 +231,15 @@ impl Layout {
     /// The place of a page in the ring.
     #[inline]
     pub fn place(&self, page: u64) -> usize {
-        (page % self.geometry.max_pages as u64) as usize
+        (page - self.lap(page) * self.geometry.max_pages as u64) as usize
     }
 
     /// How often the ring had gone round when this page came up.
     #[inline]
     pub fn lap(&self, page: u64) -> u64 {
-        page / self.geometry.max_pages as u64
+        // Exact: the reciprocal is less than 1 too large in max_pages, at most 2^16, so the product
+        // is less than 2^(45 + 16) too large in 2^64, for any page number, of 44 bits and little more.
+        ((u128::from(page) * u128::from(self.reciprocal)) >> 64) as u64
     }
 
     /// The tag of a page's slots.
@@ -562,6 +567,19 @@ mod tests {
                 assert!(l.slots + max_op_cells * MAX_RUN < 1 << l.count_bits);
                 assert!(l.data_words + max_op_cells * l.max_record_words < 1 << l.unit_bits);
                 assert!(l.max_message_len() > 1000);
+            }
+        }
+    }
+
+    #[test]
+    fn laps_and_places_are_exact() {
+        for max_pages in [2, 3, 5, 7, 16, 1000, 65_535, 65_536] {
+            let l = Layout::new(Geometry { page_size: 64 << 10, max_pages, max_groups: 4, ..geometry() }).unwrap();
+            let d = max_pages as u64;
+            for lap in [0, 1, 2, (MAX_PAGE_NUMBER / d) - 1, MAX_PAGE_NUMBER / d, MAX_PAGE_NUMBER / d + 1] {
+                for page in [lap * d, lap * d + 1, lap * d + d - 1] {
+                    assert_eq!((l.lap(page), l.place(page)), (page / d, (page % d) as usize), "{page} / {d}");
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use crate::claim::Claim;
 use crate::group::Group;
 use crate::shared::Root;
 use crate::{AckError, Offset};
+use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -19,49 +20,54 @@ enum Dropped {
 }
 
 /// A claim that is finished or given back exactly once.
-struct Hold<R: Deref<Target = Root>> {
+struct Hold<R: Deref<Target = Root>, C: Borrow<Claim>> {
     root: R,
-    claim: Claim,
+    claim: C,
     dropped: Dropped,
     open: bool,
     /// Made while a panic unwound: then its drop is no sign of another one.
     panicking: bool,
 }
 
-impl<R: Deref<Target = Root>> Hold<R> {
+impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
     #[inline]
-    fn new(root: R, claim: Claim, dropped: Dropped) -> Self {
+    fn new(root: R, claim: C, dropped: Dropped) -> Self {
         Self { root, claim, dropped, open: true, panicking: panicking() }
     }
 
     #[inline]
+    fn claim(&self) -> &Claim {
+        self.claim.borrow()
+    }
+
+    #[inline]
     fn group(&self) -> Group<'_> {
-        Group::of(self.root.memory(), self.claim.group as usize, self.claim.state)
+        Group::of(self.root.memory(), self.claim().group as usize, self.claim().state)
     }
 
     #[inline]
     fn ack(&mut self) -> Result<(), AckError> {
         self.open = false;
         let group = self.group();
-        let acked = group.ack(&self.claim);
-        self.root.after_ack(group, &self.claim);
+        let acked = group.ack(self.claim());
+        self.root.after_ack(group, self.claim());
         acked
     }
 
     fn give_back(&mut self) -> Result<(), AckError> {
         self.open = false;
         let group = self.group();
-        let given = group.give_back(&self.claim);
+        let given = group.give_back(self.claim());
         self.root.after_give_back(group);
         given
     }
 
     fn sent_at(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(self.claim.record.sent_at)
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.claim().record.sent_at)
     }
 }
 
-impl<R: Deref<Target = Root>> Drop for Hold<R> {
+impl<R: Deref<Target = Root>, C: Borrow<Claim>> Drop for Hold<R, C> {
     #[inline]
     fn drop(&mut self) {
         if !self.open {
@@ -76,26 +82,21 @@ impl<R: Deref<Target = Root>> Drop for Hold<R> {
     }
 }
 
-enum Bytes<'a> {
-    InPlace(&'a [u8]),
-    Copied(Vec<u8>),
-}
-
 /// A message, where it lies in the file; under `Overflow::DropOldest` a verified copy.
 ///
 /// Dropping it is being done with it, as with an in-memory channel: who must not lose it when a task
 /// is cancelled takes a [`Lease`]. Dropped by a panic that began after it was received, it is given
 /// back. Forgotten, it is given back at the receiver's next receive or when that is dropped.
 pub struct Message<'a> {
-    bytes: Bytes<'a>,
-    hold: Hold<&'a Root>,
+    bytes: &'a [u8],
+    hold: Hold<&'a Root, &'a Claim>,
 }
 
 /// A message as a copy of its own. Dropping it is being done with it; dropped by a panic that began
 /// after it was received, it is given back.
 pub struct OwnedMessage {
     bytes: Vec<u8>,
-    hold: Hold<Arc<Root>>,
+    hold: Hold<Arc<Root>, Claim>,
 }
 
 /// A message that is not done until [`ack`](Self::ack): a copy that can move to another task.
@@ -118,19 +119,18 @@ pub struct OwnedMessage {
 #[must_use = "a lease that is dropped is given back"]
 pub struct Lease {
     bytes: Vec<u8>,
-    hold: Hold<Arc<Root>>,
+    hold: Hold<Arc<Root>, Claim>,
 }
 
 impl<'a> Message<'a> {
+    /// A message that was claimed; `copy` is its bytes where hand-outs are copies.
     #[inline]
-    pub(crate) fn in_place(root: &'a Root, claim: Claim) -> Self {
-        let page = root.ring().page(claim.offset.page());
-        let bytes = Bytes::InPlace(page.payload(claim.record.at, claim.record.len));
+    pub(crate) fn new(root: &'a Root, claim: &'a Claim, copy: &'a [u8]) -> Self {
+        let bytes = match root.drops_oldest() {
+            true => copy,
+            false => root.ring().page(claim.offset.page()).payload(claim.record.at, claim.record.len),
+        };
         Self { bytes, hold: Hold::new(root, claim, Dropped::Done) }
-    }
-
-    pub(crate) fn copied(root: &'a Root, claim: Claim, bytes: Vec<u8>) -> Self {
-        Self { bytes: Bytes::Copied(bytes), hold: Hold::new(root, claim, Dropped::Done) }
     }
 }
 
@@ -174,10 +174,7 @@ impl Deref for Message<'_> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::InPlace(bytes) => bytes,
-            Bytes::Copied(bytes) => bytes,
-        }
+        self.bytes
     }
 }
 
@@ -202,12 +199,12 @@ macro_rules! hand_out {
         impl $type {
             /// Its place in the channel.
             pub fn offset(&self) -> Offset {
-                self.hold.claim.offset
+                self.hold.claim().offset
             }
 
             /// How often the group was given it, this time included.
             pub fn attempts(&self) -> u32 {
-                self.hold.claim.word.attempts() + 1
+                self.hold.claim().word.attempts() + 1
             }
 
             /// When it was sent, by a clock that ticks every few milliseconds.

@@ -53,7 +53,11 @@ pub(crate) struct Position {
     state: u64,
     hand: Hand,
     /// Messages handed out by reference; one that is still held at the next receive was forgotten.
+    /// Of a single one only that it is out: it is the claim in the hand.
+    lent: bool,
     loans: Vec<Claim>,
+    /// The bytes of the loans, where hand-outs are copies.
+    copies: Vec<Vec<u8>>,
     /// An error that was found behind messages which were handed out first.
     owed: Option<RecvError>,
     buffer: Vec<u8>,
@@ -66,8 +70,9 @@ impl Position {
         let page = Group::of(mem, group, state).page_hint().max(root.ring().tail().page);
         // Receivers begin at different cells, so as not to share a line.
         let cell = RECEIVERS.fetch_add(1, Relaxed) % mem.layout.geometry.max_held.min(64);
-        let hand = Hand { owner: root.file.id.index, page, cell, seen_returns: None };
-        Self { name, group, state, hand, loans: Vec::new(), owed: None, buffer: Vec::new() }
+        let hand = Hand::new(root.file.id.index, page, cell);
+        let (loans, copies, buffer) = (Vec::new(), Vec::new(), Vec::new());
+        Self { name, group, state, hand, lent: false, loans, copies, owed: None, buffer }
     }
 
     #[inline]
@@ -78,29 +83,38 @@ impl Position {
     /// Gives back what was handed out by reference and forgotten. No borrow of it can be alive.
     #[inline]
     pub(crate) fn take_loans_back(&mut self, root: &Root) {
+        if std::mem::take(&mut self.lent) {
+            self.take_back(root, &self.hand.claim);
+        }
         while let Some(claim) = self.loans.pop() {
-            let group = self.group(root);
-            if group.cell(claim.cell as usize).load() == claim.word && group.give_back(&claim).is_ok() {
-                root.after_give_back(group);
-            }
+            self.take_back(root, &claim);
+        }
+        self.copies.clear();
+    }
+
+    #[inline]
+    fn take_back(&self, root: &Root, claim: &Claim) {
+        let group = self.group(root);
+        if group.cell(claim.cell as usize).load() == claim.word && group.give_back(claim).is_ok() {
+            root.after_give_back(group);
         }
     }
 
     #[inline]
-    fn receive(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<Claim, Nothing> {
+    fn receive(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<(), Nothing> {
         let how = How { kind, now: if kind == Kind::Lease { now() } else { 0 } };
         let group = self.group(root);
         group.receive(&root.ring(), &mut self.hand, how, &mut self.buffer, patient)
     }
 
-    /// One look. A patient one also settles abandoned slots, and whether anybody is left to send.
+    /// One look; the claim is in the hand. A patient one also settles abandoned slots, and whether anybody is left to send.
     #[inline]
-    fn attempt(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<Claim, TryRecvError> {
+    fn attempt(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<(), TryRecvError> {
         if let Some(owed) = self.owed.take() {
             return Err(owed.into());
         }
         let mut nothing = match self.receive(root, kind, patient) {
-            Ok(claim) => return Ok(claim),
+            Ok(()) => return Ok(()),
             Err(nothing) => nothing,
         };
         // ORDER[disconnect] First that nobody is left, then once more that nothing is there: who
@@ -111,7 +125,7 @@ impl Position {
             let alone = !root.has_handles();
             if closed || alone {
                 match self.receive(root, kind, true) {
-                    Ok(claim) => return Ok(claim),
+                    Ok(()) => return Ok(()),
                     Err(again) => nothing = again,
                 }
             }
@@ -136,14 +150,14 @@ impl Position {
         kind: Kind,
         sleeper: &mut Sleeper,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Claim, RecvError>> {
+    ) -> Poll<Result<(), RecvError>> {
         for again in [false, true] {
             let error = match self.attempt(root, kind, true) {
-                Ok(claim) => {
+                Ok(()) => {
                     if sleeper.done() {
                         root.pass_on(self.group(root));
                     }
-                    return Poll::Ready(Ok(claim));
+                    return Poll::Ready(Ok(()));
                 }
                 Err(TryRecvError::Empty) => None,
                 Err(TryRecvError::TooManyHeld { .. }) => {
@@ -166,18 +180,18 @@ impl Position {
         Poll::Pending
     }
 
-    /// A claim without waiting, as an error that a waiting receive can also have.
-    fn more(&mut self, root: &Root, kind: Kind) -> Option<Claim> {
-        match self.attempt(root, kind, true) {
-            Ok(claim) => return Some(claim),
-            Err(TryRecvError::Lagged(n)) => self.owed = Some(RecvError::Lagged(n)),
-            Err(_) => {}
+    /// One more claim without waiting; an error that must not be lost is kept for the next receive.
+    fn more(&mut self, root: &Root, kind: Kind) -> bool {
+        let more = self.attempt(root, kind, true);
+        if let Err(TryRecvError::Lagged(n)) = more {
+            self.owed = Some(RecvError::Lagged(n));
         }
-        None
+        more.is_ok()
     }
 
     /// The bytes of a claim, as a copy.
-    fn copy(&mut self, root: &Root, claim: &Claim) -> Vec<u8> {
+    fn copy(&mut self, root: &Root) -> Vec<u8> {
+        let claim = &self.hand.claim;
         if root.drops_oldest() || claim.word.kind() == Kind::Lease {
             return std::mem::take(&mut self.buffer);
         }
@@ -192,7 +206,7 @@ impl Receiver {
         Self { root, at }
     }
 
-    async fn claim(&mut self, kind: Kind) -> Result<Claim, RecvError> {
+    async fn claim(&mut self, kind: Kind) -> Result<(), RecvError> {
         let Self { root, at } = self;
         at.take_loans_back(root);
         let mut sleeper = Sleeper::receiver(at.group);
@@ -201,13 +215,13 @@ impl Receiver {
 
     /// Nothing as an error means that the deadline passed.
     #[inline]
-    pub(crate) fn blocking_claim(&mut self, kind: Kind, deadline: Option<Instant>) -> Result<Claim, Option<RecvError>> {
+    pub(crate) fn blocking_claim(&mut self, kind: Kind, deadline: Option<Instant>) -> Result<(), Option<RecvError>> {
         let Self { root, at } = self;
         at.take_loans_back(root);
         let backoff = Backoff::new();
         for _ in 0..SPINS {
             match at.attempt(root, kind, false) {
-                Ok(claim) => return Ok(claim),
+                Ok(()) => return Ok(()),
                 Err(TryRecvError::Empty) => backoff.spin(),
                 Err(TryRecvError::Lagged(n)) => return Err(Some(RecvError::Lagged(n))),
                 Err(_) => break,
@@ -218,29 +232,26 @@ impl Receiver {
         claim.ok_or(None)?.map_err(Some)
     }
 
-    pub(crate) fn try_claim(&mut self, kind: Kind) -> Result<Claim, TryRecvError> {
+    pub(crate) fn try_claim(&mut self, kind: Kind) -> Result<(), TryRecvError> {
         self.at.take_loans_back(&self.root);
         self.at.attempt(&self.root, kind, true)
     }
 
+    /// The claim in the hand as a message.
     #[inline]
-    fn message(&mut self, claim: Claim) -> Message<'_> {
-        self.at.loans.push(claim);
-        if self.root.drops_oldest() {
-            let bytes = std::mem::take(&mut self.at.buffer);
-            return Message::copied(&self.root, claim, bytes);
-        }
-        Message::in_place(&self.root, claim)
+    fn message(&mut self) -> Message<'_> {
+        self.at.lent = true;
+        Message::new(&self.root, &self.at.hand.claim, &self.at.buffer)
     }
 
-    fn lease_of(&mut self, claim: Claim) -> Lease {
-        let bytes = self.at.copy(&self.root, &claim);
-        Lease::new(Arc::clone(&self.root), claim, bytes)
+    fn lease_in_hand(&mut self) -> Lease {
+        let bytes = self.at.copy(&self.root);
+        Lease::new(Arc::clone(&self.root), self.at.hand.claim, bytes)
     }
 
-    pub(crate) fn owned(&mut self, claim: Claim) -> OwnedMessage {
-        let bytes = self.at.copy(&self.root, &claim);
-        OwnedMessage::new(Arc::clone(&self.root), claim, bytes)
+    pub(crate) fn owned(&mut self) -> OwnedMessage {
+        let bytes = self.at.copy(&self.root);
+        OwnedMessage::new(Arc::clone(&self.root), self.at.hand.claim, bytes)
     }
 
     /// Receives a message; waits until there is one.
@@ -254,8 +265,8 @@ impl Receiver {
     /// Dropped before it is ready, it has taken nothing. Once ready, dropping the message is being
     /// done with it.
     pub async fn recv(&mut self) -> Result<Message<'_>, RecvError> {
-        let claim = self.claim(Kind::Message).await?;
-        Ok(self.message(claim))
+        self.claim(Kind::Message).await?;
+        Ok(self.message())
     }
 
     /// Receives a message; blocks the thread until there is one.
@@ -265,8 +276,8 @@ impl Receiver {
     /// As [`recv`](Self::recv).
     #[inline]
     pub fn blocking_recv(&mut self) -> Result<Message<'_>, RecvError> {
-        let claim = self.blocking_claim(Kind::Message, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
-        Ok(self.message(claim))
+        self.blocking_claim(Kind::Message, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
+        Ok(self.message())
     }
 
     /// Receives a message if there is one.
@@ -275,8 +286,8 @@ impl Receiver {
     ///
     /// See [`TryRecvError`].
     pub fn try_recv(&mut self) -> Result<Message<'_>, TryRecvError> {
-        let claim = self.try_claim(Kind::Message)?;
-        Ok(self.message(claim))
+        self.try_claim(Kind::Message)?;
+        Ok(self.message())
     }
 
     /// Receives a message; blocks the thread until there is one, but not longer than `timeout`.
@@ -285,8 +296,8 @@ impl Receiver {
     ///
     /// See [`RecvTimeoutError`].
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message<'_>, RecvTimeoutError> {
-        let claim = self.claim_until(Kind::Message, Instant::now().checked_add(timeout))?;
-        Ok(self.message(claim))
+        self.claim_until(Kind::Message, Instant::now().checked_add(timeout))?;
+        Ok(self.message())
     }
 
     /// As [`recv_timeout`](Self::recv_timeout), up to a moment.
@@ -295,11 +306,11 @@ impl Receiver {
     ///
     /// See [`RecvTimeoutError`].
     pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Message<'_>, RecvTimeoutError> {
-        let claim = self.claim_until(Kind::Message, Some(deadline))?;
-        Ok(self.message(claim))
+        self.claim_until(Kind::Message, Some(deadline))?;
+        Ok(self.message())
     }
 
-    fn claim_until(&mut self, kind: Kind, deadline: Option<Instant>) -> Result<Claim, RecvTimeoutError> {
+    fn claim_until(&mut self, kind: Kind, deadline: Option<Instant>) -> Result<(), RecvTimeoutError> {
         self.blocking_claim(kind, deadline).map_err(|e| e.map_or(RecvTimeoutError::Timeout, Into::into))
     }
 
@@ -316,8 +327,8 @@ impl Receiver {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let first = self.claim(Kind::Message).await?;
-        Ok(self.many(first, limit))
+        self.claim(Kind::Message).await?;
+        Ok(self.many(limit))
     }
 
     /// As [`recv_many`](Self::recv_many); blocks the thread until there is a message.
@@ -329,25 +340,22 @@ impl Receiver {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let first = self.blocking_claim(Kind::Message, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
-        Ok(self.many(first, limit))
+        self.blocking_claim(Kind::Message, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
+        Ok(self.many(limit))
     }
 
-    fn many(&mut self, first: Claim, limit: usize) -> Vec<Message<'_>> {
+    /// The claim in the hand and what else is there, up to `limit`.
+    fn many(&mut self, limit: usize) -> Vec<Message<'_>> {
         let Self { root, at } = self;
         let root: &Root = root;
-        let mut messages = Vec::new();
-        let mut next = Some(first);
-        while let Some(claim) = next {
-            at.loans.push(claim);
-            messages.push(if root.drops_oldest() {
-                Message::copied(root, claim, std::mem::take(&mut at.buffer))
-            } else {
-                Message::in_place(root, claim)
-            });
-            next = if messages.len() < limit { at.more(root, Kind::Message) } else { None };
+        loop {
+            at.loans.push(at.hand.claim);
+            at.copies.push(if root.drops_oldest() { std::mem::take(&mut at.buffer) } else { Vec::new() });
+            if at.loans.len() == limit || !at.more(root, Kind::Message) {
+                break;
+            }
         }
-        messages
+        at.loans.iter().zip(&at.copies).map(|(claim, copy)| Message::new(root, claim, copy)).collect()
     }
 
     /// Leases a message; waits until there is one.
@@ -360,8 +368,8 @@ impl Receiver {
     ///
     /// Dropped at any time, nothing is lost: a lease that was not finished is given back.
     pub async fn lease(&mut self) -> Result<Lease, RecvError> {
-        let claim = self.claim(Kind::Lease).await?;
-        Ok(self.lease_of(claim))
+        self.claim(Kind::Lease).await?;
+        Ok(self.lease_in_hand())
     }
 
     /// Leases a message; blocks the thread until there is one.
@@ -370,8 +378,8 @@ impl Receiver {
     ///
     /// As [`recv`](Self::recv).
     pub fn blocking_lease(&mut self) -> Result<Lease, RecvError> {
-        let claim = self.blocking_claim(Kind::Lease, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
-        Ok(self.lease_of(claim))
+        self.blocking_claim(Kind::Lease, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
+        Ok(self.lease_in_hand())
     }
 
     /// Leases a message if there is one.
@@ -380,8 +388,8 @@ impl Receiver {
     ///
     /// See [`TryRecvError`].
     pub fn try_lease(&mut self) -> Result<Lease, TryRecvError> {
-        let claim = self.try_claim(Kind::Lease)?;
-        Ok(self.lease_of(claim))
+        self.try_claim(Kind::Lease)?;
+        Ok(self.lease_in_hand())
     }
 
     /// Leases a message; blocks the thread until there is one, but not longer than `timeout`.
@@ -390,8 +398,8 @@ impl Receiver {
     ///
     /// See [`RecvTimeoutError`].
     pub fn lease_for(&mut self, timeout: Duration) -> Result<Lease, RecvTimeoutError> {
-        let claim = self.claim_until(Kind::Lease, Instant::now().checked_add(timeout))?;
-        Ok(self.lease_of(claim))
+        self.claim_until(Kind::Lease, Instant::now().checked_add(timeout))?;
+        Ok(self.lease_in_hand())
     }
 
     /// As [`lease_for`](Self::lease_for), up to a moment.
@@ -400,8 +408,8 @@ impl Receiver {
     ///
     /// See [`RecvTimeoutError`].
     pub fn lease_deadline(&mut self, deadline: Instant) -> Result<Lease, RecvTimeoutError> {
-        let claim = self.claim_until(Kind::Lease, Some(deadline))?;
-        Ok(self.lease_of(claim))
+        self.claim_until(Kind::Lease, Some(deadline))?;
+        Ok(self.lease_in_hand())
     }
 
     /// Leases up to `limit` messages; waits until there is one, and takes what else is there.
@@ -418,10 +426,8 @@ impl Receiver {
         if limit > 0 {
             leases.push(self.lease().await?);
         }
-        while leases.len() < limit
-            && let Some(claim) = self.at.more(&self.root, Kind::Lease)
-        {
-            leases.push(self.lease_of(claim));
+        while leases.len() < limit && self.at.more(&self.root, Kind::Lease) {
+            leases.push(self.lease_in_hand());
         }
         Ok(leases)
     }

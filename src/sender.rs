@@ -337,7 +337,6 @@ impl fmt::Debug for Sender {
 /// message.blocking_commit()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Reservation {
     sender: Sender,
     buffer: Vec<u8>,
@@ -376,6 +375,12 @@ impl Reservation {
             Ok(offset) => Ok(offset),
             Err(error) => Err((self, error)),
         }
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").field("len", &self.buffer.len()).finish_non_exhaustive()
     }
 }
 

@@ -281,7 +281,10 @@ impl Shared {
         match blocked {
             Blocked::Group(number) => {
                 // The slowest of those that stand in the way.
-                let groups = Group::all(ring.mem).filter_map(|g| Some((g.behind(&ring), g.name()?)));
+                let oldest = ring.tail().page;
+                let blocks = |g: &Group<'_>| g.number() == number || g.last_unfinished(oldest).is_some();
+                let groups = Group::all(ring.mem).filter(blocks);
+                let groups = groups.filter_map(|g| Some((g.behind(&ring), g.name()?)));
                 match groups.max_by_key(|(behind, _)| *behind) {
                     Some((behind, name)) => Full::Group { name, behind },
                     None => Full::Group { name: GroupName::from(number), behind: 0 },

@@ -67,7 +67,7 @@ impl Model {
     }
 
     pub fn hand(&self) -> Hand {
-        Hand { owner: 0, page: 0, cell: 0, seen_returns: None }
+        Hand::new(0, 0, 0)
     }
 
     /// Sends one byte.
@@ -79,7 +79,8 @@ impl Model {
     pub fn receive(&self, hand: &mut Hand, kind: Kind) -> Result<(Claim, u8), Nothing> {
         let mut copy = Vec::new();
         let group = self.group();
-        let claim = group.receive(&self.ring(), hand, How { kind, now: 1 }, &mut copy, true)?;
+        group.receive(&self.ring(), hand, How { kind, now: 1 }, &mut copy, true)?;
+        let claim = hand.claim;
         let byte = match self.heap.memory().layout.geometry.overflow {
             Overflow::DropOldest => copy[0],
             Overflow::Block => {
