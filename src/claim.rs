@@ -237,7 +237,10 @@ impl<'a> Group<'a> {
                 break Step::NoCell;
             };
             let intent = self.cell(cell).intend(word, offset.as_u64(), how.now);
-            self.complete_last(number, cursor);
+            // What the cursor names by this cell was over when this receiver took it.
+            if cursor.cell != Some(cell) {
+                self.complete_last(number, cursor);
+            }
             let claimed = GroupCursor { cell: Some(cell), index: index + 1, ..cursor };
             // ORDER[claim] Release: the INTENT before the cursor that names its cell. SeqCst: before
             // the look at the group's state.
@@ -290,12 +293,14 @@ impl<'a> Group<'a> {
     /// copy, as its page goes if the group is removed.
     #[inline]
     fn verify(&self, claim: &mut Claim, how: How, copy: &mut Vec<u8>) -> bool {
-        let (page, at) = (self.in_page(claim.offset.page()).0, claim.record.at as usize);
-        let verified = match how.kind {
-            Kind::Message => page.verify(self.mem.uuid, at, claim.offset.as_u64()),
-            Kind::Lease => page.copy(self.mem.uuid, at, claim.offset.as_u64(), copy),
-        };
-        verified.map(|record| claim.record = record).is_some()
+        let page = self.in_page(claim.offset.page()).0;
+        match how.kind {
+            Kind::Message => page.verify(self.mem.uuid, claim.offset.as_u64(), &mut claim.record),
+            Kind::Lease => {
+                let copied = page.copy(self.mem.uuid, claim.record.at as usize, claim.offset.as_u64(), copy);
+                copied.map(|record| claim.record = record).is_some()
+            }
+        }
     }
 
     fn mark_damaged(&self, offset: Offset) {

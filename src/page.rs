@@ -236,14 +236,16 @@ impl<'a> Page<'a> {
         (record_words(len) <= room).then_some((head, len))
     }
 
-    /// Verifies the record of `offset` at `at`. The caller has the page pinned.
+    /// Verifies the record of `offset`, of which `record` tells the place, and fills in the rest. The
+    /// caller has the page pinned.
     #[inline]
-    pub fn verify(&self, uuid: [u64; 2], at: usize, offset: u64) -> Option<Verified> {
-        let (head, len) = self.header(at)?;
-        let at = at + RECORD_HEADER;
-        let good = head[1] == offset
-            && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(self.payload(at as u32, len as u32))) == head[3];
-        good.then_some(Verified { len: len as u32, sent_at: head[2], at: at as u32 })
+    pub fn verify(&self, uuid: [u64; 2], offset: u64, record: &mut Verified) -> bool {
+        let Some((head, len)) = self.header(record.at as usize) else { return false };
+        record.at += RECORD_HEADER as u32;
+        record.len = len as u32;
+        record.sent_at = head[2];
+        let payload = xxh3_64(self.payload(record.at, record.len));
+        head[1] == offset && checksum(uuid, [head[0], head[1], head[2]], payload) == head[3]
     }
 
     /// Copies and verifies the record of `offset` at `at`; the page may turn meanwhile, then the

@@ -1,6 +1,6 @@
 //! What the models share: a tiny channel on the heap, over the shipped protocol code.
 //!
-//! The models are in `tests/models.rs`; `mutants.sh` breaks one rule of the shipped code after the
+//! The models are in `tests/models/protocols.rs`; `mutants.sh` breaks one rule of the shipped code after the
 //! other and expects the model named for it to fail.
 #![cfg(disk_chan_loom)]
 #![allow(missing_docs)]
@@ -81,14 +81,19 @@ impl Model {
         let group = self.group();
         group.receive(&self.ring(), hand, How { kind, now: 1 }, &mut copy, true)?;
         let claim = hand.claim;
-        let byte = match self.heap.memory().layout.geometry.overflow {
-            Overflow::DropOldest => copy[0],
-            Overflow::Block => {
+        let byte = match (self.heap.memory().layout.geometry.overflow, kind) {
+            (Overflow::DropOldest, _) | (_, Kind::Lease) => copy[0],
+            (Overflow::Block, Kind::Message) => {
                 let page = self.ring().page(claim.offset.page());
                 page.payload(claim.record.at, claim.record.len)[0]
             }
         };
         Ok((claim, byte))
+    }
+
+    /// Whether a record was ever called damaged.
+    pub fn damage_seen(&self) -> bool {
+        (0..2).any(|page| self.ring().page(page).word(Layout::PAGE_DAMAGE_SEEN).load(SeqCst) != 0)
     }
 
     /// Everything that is left, finished as it comes. Called when the other threads are through.

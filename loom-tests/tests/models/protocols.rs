@@ -220,6 +220,34 @@ fn copy_against_a_turn() {
         lost += more;
         assert_eq!(got.len() as u64 + lost, sent, "{got:?}");
         assert!(got.is_sorted(), "{got:?}");
+        assert!(!model.damage_seen(), "a record of a later lap was called damaged");
+    });
+}
+
+/// ORDER[lap]: a lease is a copy. While its group is removed its page may be turned, and the copy
+/// is of the message or is none.
+/// Fails when: a sender writes without the fence before; when the copy looks neither at the page
+/// number nor at the offset.
+#[test]
+fn a_lease_of_a_removed_group() {
+    explore(3, || {
+        let model = Arc::new(Model::with_groups(1, Block, 2, 4));
+        let second = disk_chan::group::Group::activate(&model.ring(), 1).unwrap();
+        model.send(1).unwrap();
+        model.send(2).unwrap();
+        second.set_done(0, 0);
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                model.group().deactivate(&model.ring());
+                model.send(3).is_ok()
+            }
+        });
+        if let Ok((_, byte)) = model.receive(&mut model.hand(), Kind::Lease) {
+            assert_eq!(byte, 1, "the copy is of another lap");
+        }
+        sender.join().unwrap();
+        assert!(!model.damage_seen(), "a record of a later lap was called damaged");
     });
 }
 
@@ -464,7 +492,7 @@ fn the_flag_is_not_lowered_over_a_sleeper() {
 
 /// ORDER[head]: close against a send. A send that returns Ok is there; after close has returned,
 /// none does.
-/// Fails when: close does not seal the page.
+/// Fails when: close does not seal the page; when an add that came back SEALED is used.
 #[test]
 fn close_against_a_send() {
     explore(3, || {
@@ -475,33 +503,65 @@ fn close_against_a_send() {
         });
         model.ring().close().unwrap();
         assert_eq!(model.ring().page(0).cursor().state, PageState::Sealed);
-        let early = model.drain().0;
+        let (mut hand, mut early) = (model.hand(), 0);
+        let ended = loop {
+            match model.receive(&mut hand, Kind::Message) {
+                Ok((claim, _)) => {
+                    model.group().ack(&claim).unwrap();
+                    early += 1;
+                }
+                Err(nothing) => break nothing == Nothing::End,
+            }
+        };
         let sent = sender.join().unwrap();
-        let late = model.drain().0;
-        assert_eq!(early.len() + late.len(), usize::from(sent));
+        let late = model.drain().0.len();
+        assert_eq!(early + late, usize::from(sent));
+        assert!(!ended || late == 0, "a message behind the end");
         assert_eq!(model.send(2), Err(Refused::Closed));
     });
 }
 
-/// A lease that is taken away against its late ack: one of the two wins, and the other knows.
+/// ORDER[head]: close against a sender that finds its page full and moves on.
+/// Fails when: the head moves without looking at what it was.
+#[test]
+fn close_against_a_rotator() {
+    explore(2, || {
+        let model = Arc::new(Model::new(1, Block));
+        model.send(1).unwrap();
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send(2).is_ok()
+        });
+        model.ring().close().unwrap();
+        let sent = sender.join().unwrap();
+        assert_eq!(model.send(3), Err(Refused::Closed));
+        assert_eq!(model.drain().0, if sent { vec![1, 2] } else { vec![1] });
+    });
+}
+
+/// A lease that is taken away against its late ack: one of the two wins, and the other knows, even
+/// if the cell has another message by then.
 /// Fails when: an epoch is not new with every claim.
 #[test]
 fn a_lease_ends_once() {
     explore(3, || {
         let model = Arc::new(Model::new(2, Block));
         model.send(1).unwrap();
-        let mut hand = model.hand();
-        let (claim, _) = model.receive(&mut hand, Kind::Lease).unwrap();
+        model.send(2).unwrap();
+        let (claim, _) = model.receive(&mut model.hand(), Kind::Lease).unwrap();
         let thief = thread::spawn({
             let model = Arc::clone(&model);
             move || {
                 let group = model.group();
-                let cell = group.cell(claim.cell);
+                let cell = group.cell(claim.cell as usize);
                 let stolen = cell.give_back(claim.word).is_some();
                 if stolen {
                     let returned: ClaimWord = cell.load();
                     let held = cell.retake(returned, 0, Kind::Lease, 1).unwrap();
                     assert!(cell.free(held));
+                    let (next, byte) = model.receive(&mut model.hand(), Kind::Lease).unwrap();
+                    assert_eq!((next.cell, byte), (claim.cell, 2));
+                    group.ack(&next).expect("a late ack finished another message");
                 }
                 stolen
             }

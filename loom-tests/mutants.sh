@@ -1,0 +1,199 @@
+#!/usr/bin/env bash
+# Breaks one rule of the shipped code after the other, in a copy of the working tree, and demands
+# that the model named for it fails by an assertion (or by a deadlock that loom finds).
+#
+#   loom-tests/mutants.sh           all of them, about four minutes on two cores
+#   loom-tests/mutants.sh WORD      those whose model or description contains WORD
+#
+# A breakage is an exact replacement in a file of src/. The text to be replaced must be there exactly
+# once: if the code has changed, this script stops, so that it cannot go on testing nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+only=${1:-}
+work=$root/target/mutants
+began=$SECONDS
+
+mkdir -p "$work"
+exec 9>"$work/lock"
+flock -n 9 || { echo "another mutants.sh is running here" >&2; exit 2; }
+
+# Always the same folder, so that cargo rebuilds only what was changed.
+rm -rf "$work/clean" "$work/repo"
+mkdir -p "$work/clean"
+git ls-files -z --cached --others --exclude-standard |
+    while IFS= read -r -d '' file; do [ -f "$file" ] && printf '%s\0' "$file"; done |
+    xargs -0 cp --parents -t "$work/clean"
+cp -r "$work/clean" "$work/repo"
+
+# LOOM_MAX_DURATION: a mutant that is not found in this time has survived.
+export CARGO_TARGET_DIR=$work/target CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_INCREMENTAL=true \
+    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+unset RUST_BACKTRACE LOOM_MAX_PREEMPTIONS LOOM_MAX_BRANCHES LOOM_MAX_PERMUTATIONS LOOM_CHECKPOINT_FILE
+
+stop() {
+    echo "$*" >&2
+    exit 2
+}
+
+# Builds the models of the copy; says where they are.
+build() {
+    (cd "$work/repo/loom-tests" && cargo test --release --no-run --test models) >"$work/build.log" 2>&1 ||
+        { cat "$work/build.log" >&2; stop "does not compile: $1"; }
+    models=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$work/build.log")
+    [ -x "$models" ] || stop "cargo does not say where the models are"
+}
+
+ran=0 survived=0
+
+# mutant MODEL WHAT FILE OLD NEW [FILE OLD NEW]...
+mutant() {
+    local model=$1 what=$2 status=0 result
+    shift 2
+    [[ "$model $what" == *"$only"* ]] || return 0
+    python3 - "$work" "$@" <<'PY' || stop "cannot break: $what"
+import sys
+work, edits = sys.argv[1], sys.argv[2:]
+texts = {}
+for file, old, new in zip(edits[::3], edits[1::3], edits[2::3], strict=True):
+    text = texts.get(file) or open(f"{work}/clean/src/{file}").read()
+    if text.count(old) != 1:
+        sys.exit(f"src/{file} has this {text.count(old)} times instead of once:\n{old}")
+    texts[file] = text.replace(old, new)
+for file, text in texts.items():
+    open(f"{work}/repo/src/{file}", "w").write(text)
+PY
+    build "$what"
+    LOOM_MAX_DURATION=25 timeout 40 "$models" --exact "protocols::$model" >"$work/run.log" 2>&1 || status=$?
+    grep -q '^running 1 test$' "$work/run.log" || stop "there is no model $model"
+    if [ "$status" = 0 ]; then
+        result=SURVIVED
+    elif [ "$status" = 124 ]; then
+        result='SURVIVED (timed out)'
+    elif grep -q 'exceeded maximum number of branches' "$work/run.log"; then
+        result='SURVIVED (loom gave up)'
+    elif grep -q 'panicked at' "$work/run.log"; then
+        result=caught
+    else
+        result="SURVIVED (status $status)"
+    fi
+    printf '%-9s %-45s %s\n' "$result" "$model" "$what"
+    ran=$((ran + 1))
+    [ "$result" = caught ] || survived=$((survived + 1))
+    local i
+    for ((i = 1; i <= $#; i += 3)); do
+        cp "$work/clean/src/${!i}" "$work/repo/src/${!i}"
+    done
+}
+
+# A model that fails anyway would catch everything.
+build "the code as it is"
+LOOM_MAX_DURATION=3 timeout 120 "$models" >"$work/run.log" 2>&1 ||
+    { cat "$work/run.log" >&2; stop "the models fail with the code as it is"; }
+
+mutant commit_and_read 'a slot is committed without release' \
+    page.rs 'SlotState::Committed(at)), Release)' 'SlotState::Committed(at)), Relaxed)'
+
+mutant copy_against_a_turn 'no fence before the records of a lap' \
+    page.rs 'fence(Release);' ''
+
+mutant copy_against_a_turn 'a copy looks neither at the page number nor at the offset' \
+    page.rs 'number == crate::Offset::from_u64(offset).page()' 'number != u64::MAX' \
+    page.rs 'head[1] == offset)?' 'head[1] != u64::MAX)?'
+
+mutant close_against_a_send 'an add that came back sealed is used' \
+    page.rs 'c.state == PageState::Open && c.count' 'c.count'
+
+mutant close_against_a_rotator 'the head is stored, not swapped' \
+    ring.rs 'if self.mem.head().compare_exchange(head.word(), moved.word(), AcqRel, Relaxed).is_ok() {' \
+    'self.mem.head().store(moved.word(), Ordering::Release); {'
+
+mutant two_rotators 'a page is left without being sealed' \
+    ring.rs 'if !self.seal(&mut cell, from, |page, c| page.is_full(c)) {' 'if false {'
+
+mutant ack_and_recycle 'a turn does not ask whether the groups are done' \
+    ring.rs 'self.done_with(group, old)?;' ''
+
+mutant a_new_group_against_a_turn 'a turn does not compare the epoch' \
+    ring.rs 'if self.mem.tail().compare_exchange(tail.word(), moved.word(), AcqRel, Relaxed).is_ok() {' \
+    'if self.mem.tail().fetch_update(AcqRel, Acquire, |now| (Tail::of(now).page == tail.page)
+        .then_some(Tail { page: moved.page, ..Tail::of(now) }.word())).is_ok() {'
+
+mutant a_new_group_against_a_turn 'a group settles its start before it raises the epoch' \
+    lifecycle.rs 'let oldest = Tail::of(mem.tail().fetch_add(Tail::EPOCH_STEP, SeqCst)).page;' \
+    'let oldest = ring.tail().page;' \
+    lifecycle.rs 'group.settle_start(ring, Offset::new(oldest, 0));' \
+    'group.settle_start(ring, Offset::new(oldest, 0)); mem.tail().fetch_add(Tail::EPOCH_STEP, SeqCst);'
+
+mutant recycle_against_a_sender_about_to_reserve 'a loss is not counted' \
+    group.rs 'self.fold(LAGGED, number, |page, index| {
+            matches!' 'self.fold(LAGGED, number, |page, index| {
+            number == u64::MAX && matches!'
+
+mutant recycle_against_a_sender_about_to_reserve 'the page number is taken from before the add' \
+    ring.rs 'let number = page.number();' 'let number = head.page;'
+
+mutant two_senders_and_a_judge 'the judge does not wait for who is RESERVING' \
+    cells.rs 'if !changed && !self.is_over(cell, seen) {' 'if false && !changed {'
+
+mutant two_senders_and_a_judge 'the judge does not ask who HOLDS' \
+    cells.rs '!used(self.mem).any(|cell| self.holds(cell, offset))' 'offset != u64::MAX'
+
+mutant two_senders_and_a_judge 'a sender adds before it says so' \
+    cells.rs 'Self::take(mem, me, Op::Reserving, place)' 'Self::take(mem, me, Op::Taken, place)'
+
+mutant two_senders_and_a_judge 'a hole is skipped whatever was committed meanwhile' \
+    ring.rs 'let _ = word.compare_exchange(seen, skipped, AcqRel, Relaxed);' \
+    'word.store(skipped, Ordering::Release);'
+
+mutant a_dead_senders_hole_is_skipped 'the cell of a dead sender counts for ever' \
+    cells.rs 'self.live.is_dead(owner(seen)) || self.mem.op_cell(cell).0.load(Acquire) != seen' \
+    'cell > 99 && seen > 99'
+
+mutant no_claim_is_anonymous 'the next claimer does not complete the claim before' \
+    group.rs 'self.cell(cell).complete(number, cursor);' 'let _ = (cell, number);'
+
+mutant claim_and_claim 'the cursor is stored, not swapped' \
+    claim.rs 'if cursor_word.compare_exchange(seen, claimed.word(tag), SeqCst, Relaxed).is_err() {' \
+    'cursor_word.store(claimed.word(tag), SeqCst); if false {'
+
+mutant removal_against_a_claim 'a claimer does not look at the group again' \
+    claim.rs 'if !self.is_current() {
+                mine = Some((cell, intent));' 'if false {
+                mine = Some((cell, intent));'
+
+mutant removal_against_a_claim 'nobody looks for the messages of a removed group' \
+    group.rs 'word.kind == Kind::Message
+                    &&' 'word.kind == Kind::Message && number == u64::MAX &&'
+
+mutant give_back_against_a_turn 'giving back does not look whether the page was lost' \
+    claim.rs 'let lost = !self.is_current() || self.has_lost(claim.offset.page());' \
+    'let lost = !self.is_current();'
+
+mutant receivers_sleep_and_wake 'a sleeper looks again without a fence' \
+    wait.rs '    fence(SeqCst);' ''
+
+mutant receivers_sleep_and_wake 'a sender looks for sleepers without a fence' \
+    wait.rs '    full_fence_after_rmw();' ''
+
+mutant senders_wait_for_room 'a sleeper looks again without a fence' \
+    wait.rs '    fence(SeqCst);' ''
+
+mutant senders_wait_for_room 'a receiver looks for sleepers without a fence' \
+    wait.rs '    full_fence_after_rmw();' ''
+
+mutant the_flag_is_not_lowered_over_a_sleeper 'the flag is lowered whatever it says' \
+    wait.rs 'let _ = flag.compare_exchange(seen, seen & !1, SeqCst, Relaxed);' 'flag.store(seen & !1, SeqCst);'
+
+mutant the_flag_is_not_lowered_over_a_sleeper 'registrations are not counted in the flag' \
+    wait.rs '((seen >> 1).wrapping_add(1)) << 1 | 1' 'seen | 1'
+
+mutant close_against_a_send 'a close does not seal the page' \
+    ring.rs 'self.seal(&mut cell, head.page, |_, _| true);' ''
+
+mutant a_lease_ends_once 'a cell does not count its claims' \
+    cells.rs 'u64::from(self.epoch) << 32
+            |' ''
+
+echo "$ran mutants, $survived survived, $((SECONDS - began)) s"
+[ "$ran" -gt 0 ] && [ "$survived" = 0 ]
