@@ -6,7 +6,7 @@ use crate::file::now;
 use crate::layout::MAX_RUN;
 use crate::page::Record;
 use crate::park::block_on;
-use crate::ring::{Refused, Sent};
+use crate::ring::{Blocked, Refused, Sent};
 use crate::shared::{Root, Sleeper};
 use crate::{
     Full, GroupName, Offset, Receiver, SendError, SendManyError, SendTimeoutError, Start, SubscribeError, TrySendError,
@@ -64,12 +64,18 @@ impl Sender {
 
     #[inline]
     fn try_place(&self, records: &[Record<'_>]) -> Result<Sent, Refused> {
-        let sent = self.root.ring().send(self.epoch, records, now())?;
-        self.root.after_send();
-        if sent.index == 0 {
-            self.root.mind_page_limit();
+        let sent = self.root.ring().send(self.epoch, records, now());
+        match &sent {
+            Ok(sent) => {
+                self.root.after_send();
+                if sent.index == 0 {
+                    self.root.mind_page_limit();
+                }
+            }
+            Err(Refused::Full(Blocked::PageLimit)) => self.root.mind_page_limit(),
+            Err(_) => {}
         }
-        Ok(sent)
+        sent
     }
 
     fn stopped(&self, refused: Refused) -> Stopped {

@@ -253,3 +253,43 @@ fn the_last_page_numbers_are_never_passed() {
         }
     });
 }
+
+/// Page numbers that are not known to be on disk are not used: the limit is raised off the send path, and sends that
+/// came to it go on. A file is patched to stand right below its limit, as 2^27 turns of a page take too long.
+#[test]
+fn the_limit_of_page_numbers_is_raised() {
+    use std::os::unix::fs::FileExt;
+    // Words: 17 of the header is the limit, 511 its checksum; the live limit is line 4 of block 2.
+    const LIMIT: usize = 17;
+    const CHECKSUM: usize = 511;
+    const LIVE_LIMIT: u64 = 2 * 4096 + 4 * 128;
+    let patch = |dir: &Dir, limit: u64| {
+        let file = std::fs::File::options().read(true).write(true).open(dir.file()).unwrap();
+        for copy in 0..2 {
+            let mut block = [0; 4096];
+            file.read_exact_at(&mut block, copy * 4096).unwrap();
+            assert_eq!(block[LIMIT * 8..][..8], (1_u64 << 28).to_le_bytes(), "the limit of a new channel");
+            block[LIMIT * 8..][..8].copy_from_slice(&limit.to_le_bytes());
+            let check = xxhash_rust::xxh3::xxh3_64(&block[..CHECKSUM * 8]);
+            block[CHECKSUM * 8..].copy_from_slice(&check.to_le_bytes());
+            file.write_all_at(&block, copy * 4096).unwrap();
+        }
+        file.write_all_at(&limit.to_le_bytes(), LIVE_LIMIT).unwrap();
+    };
+    within(60, move || {
+        let dir = Dir::new();
+        drop(small().overflow(Overflow::DropOldest).blocking_open(dir.file()).unwrap());
+        patch(&dir, 1);
+        let channel = Options::new().blocking_open(dir.file()).unwrap();
+        let tx = channel.sender();
+        // Page 1 is beyond the limit, so the first page is all there is until the limit is raised.
+        while channel.stats().end_offset.page() < 6 {
+            tx.blocking_send([7; 9000]).unwrap();
+        }
+        drop((tx, channel));
+        let mut limit = [0; 8];
+        let file = std::fs::File::open(dir.file()).unwrap();
+        file.read_exact_at(&mut limit, LIMIT as u64 * 8).unwrap();
+        assert!(u64::from_le_bytes(limit) >= 1 << 28, "the raised limit is in the header: {limit:?}");
+    });
+}
