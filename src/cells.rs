@@ -23,8 +23,9 @@
 //!   page names the cell and stands right behind that index. Whoever moves that cursor on first makes
 //!   such an INTENT HELD, so that no claim is ever anonymous.
 //! - HELD(epoch) of a lease is left by one compare-and-swap, and only one wins: DONE or RETURNED.
-//!   That of a message is left by its owner alone, as long as that lives: its ack bit is set and then
-//!   the cell is free, without DONE. So HELD beside a set ack bit is done, too.
+//!   That of a message is left by its owner alone, as long as that lives; under `Block` its ack bit is
+//!   set and then the cell is free, without DONE. So HELD beside a set ack bit, or of a page that was
+//!   turned, is done, too.
 #![forbid(unsafe_code)]
 
 use crate::layout::{GroupCursor};

@@ -122,7 +122,7 @@ impl Channel {
     ///
     /// # Durability
     ///
-    /// A new group is on stable storage when this returns.
+    /// A new group is on stable storage when the call that created it returns.
     pub async fn subscribe(&self, group: impl Into<GroupName>) -> Result<Receiver, SubscribeError> {
         self.subscribe_from(group, Start::Oldest).await
     }

@@ -119,7 +119,7 @@ impl<'a> Group<'a> {
         copy: &mut Vec<u8>,
         patient: bool,
     ) -> Result<(), Nothing> {
-        let copy_first = self.mem.layout.geometry.overflow == crate::Overflow::DropOldest;
+        let copy_first = !self.pins();
         loop {
             if copy_first && let Some(n) = self.unreported_loss() {
                 return Err(Nothing::Lagged(n));
@@ -284,6 +284,12 @@ impl<'a> Group<'a> {
         })
     }
 
+    /// Whether a claim keeps its page from being turned.
+    #[inline]
+    fn pins(&self) -> bool {
+        self.mem.layout.geometry.overflow == crate::Overflow::Block
+    }
+
     #[inline]
     fn fill(&self, claim: &mut Claim, cell: usize, word: ClaimWord, offset: Offset, record: Verified) {
         *claim = Claim { group: self.number() as u32, state: self.state(), cell: cell as u32, word, offset, record };
@@ -400,7 +406,9 @@ impl<'a> Group<'a> {
     pub fn ack(&self, claim: &Claim) -> Result<(), AckError> {
         let cell = self.cell(claim.cell as usize);
         let (page, index) = (claim.offset.page(), claim.offset.index() as usize);
-        if claim.word.kind() == Kind::Message {
+        // Without DONE only where the page stays until the bit is set: there a page that was turned
+        // tells who finds the cell HELD that the message was done.
+        if claim.word.kind() == Kind::Message && self.pins() {
             self.set_done(page, index);
             cell.release(claim.word);
         } else {
@@ -463,7 +471,10 @@ impl<'a> Group<'a> {
             match self.is_done(offset.page(), offset.index() as usize) {
                 true => Fate::Done,
                 false if self.is_removed() => Fate::Done,
-                false if self.has_lost(offset.page()) => Fate::Gone,
+                false if self.has_lost(offset.page()) => match self.pins() {
+                    true => Fate::Done,
+                    false => Fate::Gone,
+                },
                 false => Fate::Open,
             }
         };

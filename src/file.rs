@@ -110,7 +110,9 @@ impl OpenFile {
         }
         let header = read_header(path, &file)?;
         let layout = check(options, path, &header, meta.len())?;
-        wait_for_lock(&file).map_err(failed(path, "lock it"))?.ok_or(OpenError::Busy { path: path.into() })?;
+        wait_for_lock(&file, LOCK_PATIENCE)
+            .map_err(failed(path, "lock it"))?
+            .ok_or(OpenError::Busy { path: path.into() })?;
         // Under the lock: what the last user wrote.
         let mut header = read_header(path, &file)?;
         let map = Map::new(&file, layout, header.uuid).map_err(failed(path, "map it"))?;
@@ -119,7 +121,12 @@ impl OpenFile {
         if !header.clean && !coherent {
             return Err(OpenError::NeedsRecovery { path: path.into() });
         }
-        check_words(path, map.memory())?;
+        let others = (0..map.layout().geometry.max_opens)
+            .filter(|&i| OpenId::at(map.memory(), i).is_some())
+            .any(|i| sys::is_locked(&file, LockByte::Open(i)).unwrap_or(true));
+        if !others {
+            check_words(path, map.memory())?;
+        }
         // Before anything else is stored.
         if header.clean || !coherent {
             (header.boot_id, header.device, header.inode) = here;
@@ -150,7 +157,11 @@ impl OpenFile {
 
     /// Does something under the open lock; nothing if it stays busy.
     pub fn with_open_lock<T>(&self, f: impl FnOnce(&mut Header) -> T) -> io::Result<Option<T>> {
-        let deadline = Instant::now() + LOCK_PATIENCE;
+        self.with_open_lock_for(LOCK_PATIENCE, f)
+    }
+
+    fn with_open_lock_for<T>(&self, patience: Duration, f: impl FnOnce(&mut Header) -> T) -> io::Result<Option<T>> {
+        let deadline = Instant::now() + patience;
         // The lock in the file belongs to the description, which the threads of this open share.
         let mut header = loop {
             match self.header.try_lock() {
@@ -160,7 +171,7 @@ impl OpenFile {
                 Err(_) => std::thread::sleep(Duration::from_millis(1)),
             }
         };
-        if wait_for_lock(&self.file)?.is_none() {
+        if wait_for_lock(&self.file, patience)?.is_none() {
             return Ok(None);
         }
         let out = f(&mut header);
@@ -168,12 +179,13 @@ impl OpenFile {
         Ok(Some(out))
     }
 
-    /// Raises the limit of page numbers, if half of the last step is used.
+    /// Raises the limit of page numbers, if half of the last step is used and the open lock is free:
+    /// it is the watcher that asks, and it asks again.
     pub fn raise_page_limit(&self) -> io::Result<()> {
         if !self.page_limit_is_near() {
             return Ok(());
         }
-        let raised = self.with_open_lock(|header| {
+        let raised = self.with_open_lock_for(Duration::ZERO, |header| {
             let stored = read_header(&self.path, &self.file).map_err(io::Error::other);
             // Another open may have raised it, and writes to this file are seen through the map.
             header.page_limit = header.page_limit.max(stored?.page_limit);
@@ -193,38 +205,46 @@ impl OpenFile {
     }
 
     /// Cleans up after every dead open, if there is one and the open lock is free.
-    pub fn reap_the_dead(&self) -> bool {
+    pub fn reap_the_dead(&self) -> Reaped {
         let mem = self.memory();
         if !OpenId::all(mem).any(|id| self.is_dead(id.index)) {
-            return false;
+            return Reaped::Nobody;
         }
-        let Ok(_header) = self.header.try_lock() else { return false };
-        let locked = sys::try_lock(&self.file, LockByte::OpenLock).unwrap_or(false);
-        if locked {
-            self.reap_all();
-            let _ = sys::unlock(&self.file, LockByte::OpenLock);
+        let Ok(_header) = self.header.try_lock() else { return Reaped::Busy };
+        if !sys::try_lock(&self.file, LockByte::OpenLock).unwrap_or(false) {
+            return Reaped::Busy;
         }
-        locked
+        self.reap_all();
+        let _ = sys::unlock(&self.file, LockByte::OpenLock);
+        Reaped::All
     }
 
     /// Cleans up after every dead open. Under the open lock.
     fn reap_all(&self) {
         let mem = self.memory();
         for id in OpenId::all(mem).filter(|id| self.is_dead(id.index)) {
-            for group in (0..mem.layout.geometry.max_groups).filter_map(|g| Group::at(mem, g)) {
-                group.reap(id.index);
-            }
+            self.reap_cells(id.index);
             id.detach(mem);
             tracing::debug!(open = id.index, "reaped");
         }
         Group::repair(&self.ring());
     }
 
+    /// Cleans the claim cells of an open, also those of numbers that are no group's any more.
+    fn reap_cells(&self, open: usize) {
+        let mem = self.memory();
+        for number in 0..mem.layout.geometry.max_groups {
+            Group::any(mem, number).reap(open);
+        }
+    }
+
     /// Ends this open: the last use of the mapping for anything but looking.
     pub fn close(&self) {
         let mem = self.memory();
-        for group in (0..mem.layout.geometry.max_groups).filter_map(|g| Group::at(mem, g)) {
-            group.reap(self.id.index);
+        self.reap_cells(self.id.index);
+        // What takes long is done before the lock is taken, if this may be the last user.
+        if OpenId::all(mem).nth(1).is_none() && self.file.metadata().is_ok_and(|m| m.nlink() > 0) {
+            let _ = self.sync_all();
         }
         // Only tried, for a moment: without the lock the file is left as if this open had died.
         let locked = (0..CLOSE_TRIES).any(|n| {
@@ -252,15 +272,30 @@ impl OpenFile {
         tracing::debug!(path = %self.path.display(), open = self.id.index, "closed");
     }
 
+    fn sync_all(&self) -> io::Result<()> {
+        self.map.sync(0..self.map.layout().file_bytes() as usize)
+    }
+
     fn leave_clean(&self) -> io::Result<()> {
         if self.file.metadata()?.nlink() == 0 {
             return Ok(()); // deleted: nobody will open it again
         }
         let mut header = read_header(&self.path, &self.file).map_err(io::Error::other)?;
-        self.map.sync(0..self.map.layout().file_bytes() as usize)?;
+        self.sync_all()?;
         header.clean = true;
         write_header(&self.map, &mut header)
     }
+}
+
+/// What came of a look for dead opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaped {
+    /// None was dead.
+    Nobody,
+    /// What they left is clean.
+    All,
+    /// Somebody holds the open lock; the dead are as they were.
+    Busy,
 }
 
 impl Liveness for OpenFile {
@@ -292,8 +327,8 @@ fn open_file(path: &Path) -> io::Result<File> {
     Ok(File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?))
 }
 
-fn wait_for_lock(file: &File) -> io::Result<Option<()>> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
+fn wait_for_lock(file: &File, patience: Duration) -> io::Result<Option<()>> {
+    let deadline = Instant::now() + patience;
     while !sys::try_lock(file, LockByte::OpenLock)? {
         if Instant::now() > deadline {
             return Ok(None);
@@ -374,7 +409,7 @@ fn check(options: &Options, path: &Path, header: &Header, found: u64) -> Result<
     Ok(layout)
 }
 
-/// Whether the words that everything hangs on make sense.
+/// Whether the words that everything hangs on make sense. Nobody else has the file open.
 fn check_words(path: &Path, mem: Memory<'_>) -> Result<(), OpenError> {
     let damaged = |what: String| Err(OpenError::Damaged { path: path.into(), what });
     let head = crate::layout::Head::of(mem.head().load(Acquire)).page;
@@ -383,14 +418,22 @@ fn check_words(path: &Path, mem: Memory<'_>) -> Result<(), OpenError> {
     if tail > head || head - tail >= pages {
         return damaged(format!("its head is page {head} and its tail page {tail}, in a ring of {pages}"));
     }
-    for number in tail..=head {
-        let page = crate::page::Page::new(mem, mem.layout.place(number));
-        let (found, cursor) = (page.number(), page.cursor());
-        if found != number || cursor.lap != mem.layout.cursor_lap(number) {
-            return damaged(format!("page {found} lies where page {number} should"));
+    for place in 0..pages {
+        let page = crate::page::Page::new(mem, place as usize);
+        let (number, cursor) = (page.number(), page.cursor());
+        if number % pages != place || number + pages <= head || number > head + pages {
+            return damaged(format!("page {number} lies at place {place}, with page {head} as the newest"));
         }
-        if number < head && cursor.state != PageState::Sealed {
-            return damaged(format!("page {number} is {:?} and not the newest", cursor.state));
+        let is = |state, page| cursor.state == state && cursor.lap == mem.layout.cursor_lap(page);
+        let right = match number {
+            n if n == head => cursor.lap == mem.layout.cursor_lap(n),
+            n if n > head => is(PageState::Prepared, n),
+            n if n >= tail => is(PageState::Sealed, n),
+            // Being turned when its last user died.
+            n => is(PageState::Sealed, n) || is(PageState::Prepared, n + pages),
+        };
+        if !right {
+            return damaged(format!("page {number} is {:?} in lap {}", cursor.state, cursor.lap));
         }
     }
     Ok(())

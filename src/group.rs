@@ -46,16 +46,18 @@ pub(crate) fn state(instance: u64, phase: u64) -> u64 {
     instance << 8 | phase
 }
 
+/// The bits of a counter that count; they wrap, and only differences of them mean anything.
+const TOTAL: u64 = (1 << 40) - 1;
 /// The bits of a page number that tag a counter.
 pub(crate) const PAGE_TAG: u64 = 0xff_ffff;
 
 /// A counter that is folded once a page: `{page tag 24, total 40}`.
 pub(crate) fn total(word: u64) -> u64 {
-    word & ((1 << 40) - 1)
+    word & TOTAL
 }
 
 pub(crate) fn counted(page: u64, total: u64) -> u64 {
-    page << 40 | total
+    page << 40 | total & TOTAL
 }
 
 /// A group that somebody works with: its number, and which of the groups of that number it is.
@@ -70,8 +72,13 @@ pub struct Group<'a> {
 impl<'a> Group<'a> {
     /// The group at this number now, active or removed.
     pub fn at(mem: Memory<'a>, number: usize) -> Option<Self> {
+        Some(Self::any(mem, number)).filter(|group| group.state & 0xff != FREE)
+    }
+
+    /// Whatever is or was at this number.
+    pub fn any(mem: Memory<'a>, number: usize) -> Self {
         let state = mem.group_lines(number).0[STATE].load(SeqCst); // ORDER[group state]
-        (state & 0xff != FREE).then_some(Self { mem, number, state })
+        Self { mem, number, state }
     }
 
     /// The group that a handle was made for.
@@ -92,9 +99,9 @@ impl<'a> Group<'a> {
         self.state
     }
 
-    /// Whether it was being removed when this was read.
+    /// Whether it was removed when this was read.
     pub fn is_removed(&self) -> bool {
-        self.state & 0xff == REMOVED
+        self.state & 0xff != ACTIVE
     }
 
     #[inline]
@@ -408,7 +415,9 @@ impl<'a> Group<'a> {
                 return;
             }
             let cursor = self.cursor(number, word.load(Acquire));
-            let first = if counter == LAGGED { cursor.index } else { self.start_index(number) };
+            // A cursor that was closed before the start was settled may stand before it.
+            let from = if counter == LAGGED { cursor.index } else { 0 };
+            let first = from.max(self.start_index(number));
             let end = page.cursor().count.min(self.mem.layout.slots);
             let n = (first..end).filter(|&i| counts(&page, i)).count() as u64;
             fence(Acquire);
@@ -430,16 +439,16 @@ impl<'a> Group<'a> {
         let lost = total(counters[LAGGED].load(Acquire)); // ORDER[fold]
         // The totals go on over all groups of a number: a late receiver of an earlier one fails here,
         // as the group after it began by raising what is reported.
-        let told = lost > reported
+        let told = lost != reported
             && self.is_current()
             && counters[REPORTED].compare_exchange(reported, lost, AcqRel, Relaxed).is_ok();
-        told.then(|| lost - reported)
+        told.then(|| total(lost.wrapping_sub(reported)))
     }
 
     /// Messages lost because their page was dropped.
     pub fn lagged(&self) -> u64 {
         let before = self.counters()[LAGGED_BEFORE].load(Acquire);
-        total(self.counters()[LAGGED].load(Acquire)).saturating_sub(before)
+        total(self.counters()[LAGGED].load(Acquire).wrapping_sub(before))
     }
 
     /// Messages passed over because they did not verify, in pages that were turned.

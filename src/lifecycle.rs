@@ -101,7 +101,7 @@ impl<'a> Group<'a> {
         let live = mem.group_lines(number).0;
         let instance = (live[STATE].load(SeqCst) >> 8) + 1;
         if instance.is_multiple_of(255) {
-            Self::clear_words(mem, number);
+            Self::clear_words(mem, number, instance);
         }
         let group = Self { mem, number, state: state(instance, ACTIVE) };
         live[START].store(Offset::new(ring.tail().page, 0).as_u64(), Release);
@@ -130,7 +130,7 @@ impl<'a> Group<'a> {
             }
             // ORDER[fold] Another word than any before, so that a fold that has not seen the new
             // start fails.
-            let lost = total(lagged) + 1;
+            let lost = total(lagged + 1);
             let before = counted(first.page().wrapping_sub(1), lost);
             if counters[LAGGED].compare_exchange(lagged, before, AcqRel, Relaxed).is_err() {
                 continue;
@@ -156,11 +156,13 @@ impl<'a> Group<'a> {
         Self::at(mem, number).is_none_or(|g| g.is_removed() && g.cells().all(|c| c.load().state() == ClaimState::Free))
     }
 
-    fn clear_words(mem: Memory<'a>, number: usize) {
+    fn clear_words(mem: Memory<'a>, number: usize, instance: u64) {
         for place in 0..mem.layout.geometry.max_pages {
             let page = Page::new(mem, place);
             for at in mem.layout.group_words(number) {
-                page.word(at).store(0, SeqCst); // nobody works with this number: no group has it
+                // Nobody works with this number: no group has it. Another value each time, without the tag
+                // of any group, so that a swap from before fails.
+                page.word(at).store(instance, SeqCst);
             }
         }
     }
@@ -192,7 +194,7 @@ impl<'a> Group<'a> {
     /// Finishes what one began who died while it created or removed a group.
     pub fn repair(ring: &Ring<'a>) {
         for group in (0..ring.mem.layout.geometry.max_groups).filter_map(|g| Self::at(ring.mem, g)) {
-            if group.name().is_none() {
+            if group.is_removed() || group.name().is_none() {
                 group.deactivate(ring);
                 group.free_returned();
                 group.vacate();

@@ -3,6 +3,8 @@
 use crate::layout::Layout;
 use crate::memory::{Memory, Parts};
 use crate::sync::{AtomicU32, AtomicU64};
+#[cfg(not(disk_chan_loom))]
+use std::sync::Arc;
 
 /// The mapping of a whole file, seen as the words of its layout.
 #[cfg(not(disk_chan_loom))]
@@ -11,7 +13,7 @@ pub struct Map {
     /// Not really for ever: as long as `map` and `layout` live. Only lent, for the life of a borrow.
     parts: Parts<'static>,
     map: memmap2::MmapRaw,
-    _layout: Box<Layout>,
+    _layout: Arc<Layout>,
 }
 
 #[cfg(not(disk_chan_loom))]
@@ -22,15 +24,15 @@ impl Map {
         let len = layout.file_bytes() as usize;
         let map = memmap2::MmapOptions::new().len(len).map_raw(file)?;
         map.advise(memmap2::Advice::DontFork)?;
-        let layout = Box::new(layout);
+        let layout = Arc::new(layout);
         let wake = layout.control_words * 8;
         let pages = wake + layout.wake_halves() * 4;
         let parts = Parts {
             control: words(&map, 0, layout.control_words),
             wake: halves(&map, wake, layout.wake_halves()),
             pages: words(&map, pages, layout.page_words * layout.geometry.max_pages),
-            // SAFETY: the box is kept beside this reference, and never moved out of or changed.
-            layout: unsafe { &*std::ptr::from_ref(&*layout) },
+            // SAFETY: the layout is kept alive beside this reference, and never changed.
+            layout: unsafe { &*Arc::as_ptr(&layout) },
             uuid,
         };
         Ok(Self { parts, map, _layout: layout })

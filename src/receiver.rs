@@ -124,16 +124,24 @@ impl Position {
             let closed = root.closed();
             let alone = !root.has_handles();
             if closed || alone {
+                // What the dead held is handed out first.
+                let clean = root.reap();
                 match self.receive(root, kind, true) {
                     Ok(()) => return Ok(()),
                     Err(again) => nothing = again,
                 }
+                // Closed, the page that senders wrote is sealed: an add that still comes counts no
+                // more. Alone before and after, as handles may come while others go.
+                let drained = closed && nothing == Nothing::End
+                    || alone && matches!(nothing, Nothing::Empty | Nothing::End) && !root.has_handles();
+                ended = clean && drained;
             }
-            // Closed, the page that senders wrote is sealed: an add that still comes counts no more.
-            ended = closed && nothing == Nothing::End || alone && nothing != Nothing::Unfinished;
+        }
+        if patient && !ended {
+            root.reap_now_and_then();
         }
         Err(match nothing {
-            Nothing::Empty | Nothing::End if ended => TryRecvError::Disconnected,
+            _ if ended => TryRecvError::Disconnected,
             Nothing::Empty | Nothing::End | Nothing::Unfinished => TryRecvError::Empty,
             Nothing::Lagged(n) => TryRecvError::Lagged(n),
             Nothing::Removed => TryRecvError::GroupRemoved,

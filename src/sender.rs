@@ -73,7 +73,8 @@ impl Sender {
                 }
             }
             Err(Refused::Full(Blocked::PageLimit)) => self.root.mind_page_limit(),
-            Err(_) => {}
+            Err(Refused::Full(_)) => self.root.reap_now_and_then(),
+            Err(Refused::Closed) => {}
         }
         sent
     }

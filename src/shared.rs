@@ -8,7 +8,7 @@
 
 use crate::cells::Liveness;
 use crate::claim::Claim;
-use crate::file::{OpenFile, now};
+use crate::file::{OpenFile, Reaped, now};
 use crate::group::Group;
 use crate::memory::Memory;
 use crate::opens::OpenId;
@@ -19,8 +19,8 @@ use crate::{Full, GroupName};
 use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
 use std::ops::Deref;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{Acquire, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::thread::{self, JoinHandle};
@@ -44,6 +44,8 @@ pub struct Shared {
     /// Sleepers of this process, and the STOP bit: what an idle watcher waits on.
     asleep: AtomicU32,
     watcher: Mutex<Option<JoinHandle<()>>>,
+    /// When the dead were last looked for, in unix milliseconds.
+    reaped_at: AtomicU64,
 }
 
 /// What handles hold. When the last one goes, the open ends before that drop returns.
@@ -68,6 +70,7 @@ impl Root {
             room: WaitList::default(),
             asleep: AtomicU32::new(0),
             watcher: Mutex::new(None),
+            reaped_at: AtomicU64::new(0),
             file,
         })))
     }
@@ -168,10 +171,31 @@ impl Shared {
         }
     }
 
+    /// Cleans up after the dead. True if there are none now.
+    pub fn reap(&self) -> bool {
+        let reaped = self.file.reap_the_dead();
+        if reaped == Reaped::All {
+            self.wake_everybody();
+        }
+        reaped != Reaped::Busy
+    }
+
+    /// Cleans up after the dead, once a tick: for those who find nothing and do not sleep.
+    pub fn reap_now_and_then(&self) {
+        let (now, before) = (now(), self.reaped_at.load(Relaxed)); // only compared with clocks
+        if now.abs_diff(before) >= TICK.tv_nsec as u64 / 1_000_000 {
+            self.reaped_at.store(now, Relaxed);
+            self.reap();
+        }
+    }
+
     fn poke(&self, open: OpenId) {
         let word = self.memory().wake_word(open.index);
         word.fetch_add(1, SeqCst);
-        let _ = futex::wake(word, futex::Flags::empty(), 1);
+        if futex::wake(word, futex::Flags::empty(), 1) == Ok(0) {
+            // Awake already, or dead: then what it says of its sleepers costs every send a call.
+            self.reap_now_and_then();
+        }
     }
 
     fn poke_others(&self, kind: usize) -> bool {
@@ -322,12 +346,10 @@ impl Shared {
     /// What a wake that never came would have told. `groups` is which groups there were last time.
     fn look(&self, groups: &mut [Option<u64>]) {
         let ring = self.ring();
-        if self.file.reap_the_dead() {
-            self.wake_everybody();
-        }
         if let Err(error) = self.file.raise_page_limit() {
             tracing::warn!(%error, "the limit of page numbers could not be raised");
         }
+        self.reap();
         let connected = self.has_handles() && !ring.head().closed;
         for (number, list) in self.groups.iter().enumerate() {
             let now = Group::at(ring.mem, number).map(|g| g.state());
@@ -335,7 +357,7 @@ impl Shared {
             if list.len() == 0 {
                 continue;
             }
-            if before.is_some() && before != now {
+            if before != now {
                 list.wake_all();
                 continue;
             }
