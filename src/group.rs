@@ -379,6 +379,8 @@ impl<'a> Group<'a> {
             return;
         }
         self.close_in(number);
+        // With the fence in `give_back`: either RETURNED is seen here, or the closed cursor there.
+        fence(SeqCst);
         for cell in self.cells() {
             if let Some((word, offset)) = cell.read()
                 && word.state() == ClaimState::Returned

@@ -17,7 +17,7 @@ use crate::layout::{ENTRY, MAX_GROUP_NAME, Tail};
 use crate::memory::Memory;
 use crate::page::Page;
 use crate::ring::Ring;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 use crate::{GroupName, Offset, Start};
 use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use xxhash_rust::xxh3::xxh3_64;
@@ -210,6 +210,7 @@ impl<'a> Group<'a> {
         for number in ring.pages() {
             self.close_in(number);
         }
+        fence(SeqCst); // with the fence in `give_back`
         self.free_returned();
     }
 }

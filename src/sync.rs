@@ -11,8 +11,40 @@ pub use std::sync::{
 #[cfg(disk_chan_loom)]
 pub use loom::sync::{
     Mutex,
-    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+    atomic::{AtomicU32, AtomicUsize, Ordering, fence},
 };
+
+/// Loom's, with a read-modify-write of another word before each load. Loom remembers only the last
+/// access to a word: a load and then a swap by one thread hide the load that another thread made
+/// before, and the other order is never tried. With it, loads have an order that is permuted.
+#[cfg(disk_chan_loom)]
+#[derive(Debug)]
+pub struct AtomicU64 {
+    word: loom::sync::atomic::AtomicU64,
+    order: loom::sync::atomic::AtomicU64,
+}
+
+#[cfg(disk_chan_loom)]
+#[allow(missing_docs)]
+impl AtomicU64 {
+    pub fn new(value: u64) -> Self {
+        Self { word: loom::sync::atomic::AtomicU64::new(value), order: loom::sync::atomic::AtomicU64::new(0) }
+    }
+
+    pub fn load(&self, order: Ordering) -> u64 {
+        self.order.swap(0, Ordering::Relaxed); // orders nothing
+        self.word.load(order)
+    }
+}
+
+#[cfg(disk_chan_loom)]
+impl std::ops::Deref for AtomicU64 {
+    type Target = loom::sync::atomic::AtomicU64;
+
+    fn deref(&self) -> &Self::Target {
+        &self.word
+    }
+}
 
 /// A full fence where the instruction before it in this thread was a `SeqCst` read-modify-write.
 ///
