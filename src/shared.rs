@@ -224,7 +224,7 @@ impl Shared {
     #[cold]
     fn wake_receivers(&self, seen: u64) {
         let mut own = false;
-        for list in self.groups.iter().filter(|list| list.len() > 0) {
+        for list in self.groups.iter().filter(|list| !list.is_empty()) {
             own |= list.wake_one();
         }
         let sleeping = self.file.id.sleepers(self.memory())[RECEIVERS].load(SeqCst) > 0;
@@ -294,7 +294,7 @@ impl Shared {
     /// Wakes one more of a group's sleepers, by one who took a message and sees more.
     pub fn pass_on(&self, group: Group<'_>) {
         let list = &self.groups[group.number()];
-        if list.len() > 0 && group.has_more(&self.ring()) {
+        if !list.is_empty() && group.has_more(&self.ring()) {
             list.wake_one();
         }
     }
@@ -354,7 +354,7 @@ impl Shared {
         for (number, list) in self.groups.iter().enumerate() {
             let now = Group::at(ring.mem, number).map(|g| g.state());
             let before = std::mem::replace(&mut groups[number], now);
-            if list.len() == 0 {
+            if list.is_empty() {
                 continue;
             }
             if before != now {
@@ -368,7 +368,7 @@ impl Shared {
                 Some(_) => {}
             }
         }
-        if self.room.len() > 0 {
+        if !self.room.is_empty() {
             let head = ring.head();
             if head.closed || ring.advance(head.page, now()).is_ok() {
                 self.room.wake_all();

@@ -100,10 +100,10 @@ impl WaitList {
         waker.is_some()
     }
 
-    /// How many sleep here.
+    /// Whether nobody sleeps here.
     #[inline]
-    pub fn len(&self) -> usize {
-        self.len.load(Acquire)
+    pub fn is_empty(&self) -> bool {
+        self.len.load(Acquire) == 0
     }
 
     /// Wakes whoever has slept longest. False if there was nobody.
