@@ -401,25 +401,27 @@ impl<'a> Group<'a> {
         true
     }
 
-    /// Finishes a message.
+    /// Finishes a message. Also whether its page may be finished by that.
     #[inline]
-    pub fn ack(&self, claim: &Claim) -> Result<(), AckError> {
+    pub fn ack(&self, claim: &Claim) -> (Result<(), AckError>, bool) {
         let cell = self.cell(claim.cell as usize);
         let (page, index) = (claim.offset.page(), claim.offset.index() as usize);
         // Without DONE only where the page stays until the bit is set: there a page that was turned
         // tells who finds the cell HELD that the message was done.
-        if claim.word.kind() == Kind::Message && self.pins() {
-            self.set_done(page, index);
+        let last = if claim.word.kind() == Kind::Message && self.pins() {
+            let last = self.set_done(page, index);
             cell.release(claim.word);
+            last
         } else {
             if !cell.finish(claim.word) {
-                return Err(AckError::Taken);
+                return (Err(AckError::Taken), false);
             }
-            self.set_done(page, index);
+            let last = self.set_done(page, index);
             // It fails if a helper has set the bit and freed the cell.
             cell.free(claim.word.to(ClaimState::Done));
-        }
-        if self.is_current() { Ok(()) } else { Err(AckError::GroupRemoved) }
+            last
+        };
+        if self.is_current() { (Ok(()), last) } else { (Err(AckError::GroupRemoved), true) }
     }
 
     /// Gives a message back.

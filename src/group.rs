@@ -246,25 +246,28 @@ impl<'a> Group<'a> {
         Acks::of(word.load(Acquire), self.tag(number)) & bit != 0 // ORDER[ack]
     }
 
-    /// Sets the ack bit of an index, unless the page or the group has gone.
+    /// Sets the ack bit of an index, unless the page or the group has gone. True if the page may be
+    /// finished by that: if the bits of the word are all set, or it is the last word of the page. (In
+    /// a word with a slot that was skipped for a dead sender, the watcher's tick tells it.)
     #[inline]
-    pub fn set_done(&self, number: u64, index: usize) {
+    pub fn set_done(&self, number: u64, index: usize) -> bool {
         if index >= self.mem.layout.slots {
-            return;
+            return false;
         }
         let page = self.in_page(number).0;
         let (word, bit) = self.ack_word(&page, index);
         let tag = self.tag(number);
         let mut seen = word.load(Acquire);
         while page.number() == number && self.is_current() {
-            let to = Acks::word(tag, Acks::of(seen, tag) | bit);
+            let bits = Acks::of(seen, tag) | bit;
             // ORDER[ack] Release: the holder's reading of the bytes comes before the turn.
             // SeqCst: before the look for senders that wait for room, ORDER[sleep].
-            match word.compare_exchange(seen, to, SeqCst, Acquire) {
-                Ok(_) => return,
+            match word.compare_exchange(seen, Acks::word(tag, bits), SeqCst, Acquire) {
+                Ok(_) => return bits == u32::MAX || index / 32 >= page.cursor().count.saturating_sub(1) / 32,
                 Err(other) => seen = other,
             }
         }
+        true
     }
 
     /// The last index of page `number` that keeps the group from being done with it. The last, as

@@ -49,8 +49,8 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
     fn ack(&mut self) -> Result<(), AckError> {
         self.open = false;
         let group = self.group();
-        let acked = group.ack(self.claim());
-        self.root.after_ack(group, self.claim());
+        let (acked, last) = group.ack(self.claim());
+        self.root.after_ack(group, self.claim(), last);
         acked
     }
 

@@ -255,11 +255,11 @@ impl Shared {
         self.poke_others(SENDERS);
     }
 
-    /// After a message of `group` was finished: room, and a free cell.
+    /// After a message of `group` was finished: room, if its page may be finished, and a free cell.
     #[inline]
-    pub fn after_ack(&self, group: Group<'_>, claim: &Claim) {
+    pub fn after_ack(&self, group: Group<'_>, claim: &Claim, last: bool) {
         let [_, senders] = self.memory().sleepers();
-        if wait::anyone(senders).is_some() {
+        if last && wait::anyone(senders).is_some() {
             self.after_ack_with_senders(group, claim);
         }
         self.after_free(group);

@@ -102,7 +102,7 @@ impl Model {
         loop {
             match self.receive(&mut hand, Kind::Message) {
                 Ok((claim, byte)) => {
-                    self.group().ack(&claim).unwrap();
+                    self.group().ack(&claim).0.unwrap();
                     bytes.push(byte);
                 }
                 Err(Nothing::Lagged(n)) => lost += n,

@@ -33,7 +33,7 @@ fn commit_and_read() {
         let mut hand = model.hand();
         if let Ok((claim, byte)) = model.receive(&mut hand, Kind::Message) {
             assert_eq!(byte, 7);
-            model.group().ack(&claim).unwrap();
+            model.group().ack(&claim).0.unwrap();
             sender.join().unwrap();
             assert!(model.drain().0.is_empty());
         } else {
@@ -95,7 +95,7 @@ fn claim_and_claim() {
         let one = |model: &Model| loop {
             match model.receive(&mut model.hand(), Kind::Message) {
                 Ok((claim, byte)) => {
-                    model.group().ack(&claim).unwrap();
+                    model.group().ack(&claim).0.unwrap();
                     return byte;
                 }
                 Err(_) => thread::yield_now(),
@@ -163,7 +163,7 @@ fn ack_and_recycle() {
         let bytes = page.payload(claim.record.at, 1);
         assert_eq!(bytes, [1], "the page was turned under a reader");
         assert_eq!(page.number(), 0);
-        model.group().ack(&claim).unwrap();
+        model.group().ack(&claim).0.unwrap();
         let sent = sender.join().unwrap();
         let (got, _) = model.drain();
         assert_eq!(got, if sent { vec![2, 3] } else { vec![2] });
@@ -351,7 +351,7 @@ fn a_new_group_against_a_turn() {
         model.send(2).unwrap();
         let mut hand = model.hand();
         let (claim, _) = model.receive(&mut hand, Kind::Message).unwrap();
-        model.group().ack(&claim).unwrap();
+        model.group().ack(&claim).0.unwrap();
         let sender = thread::spawn({
             let model = Arc::clone(&model);
             move || model.send(3)
@@ -481,7 +481,7 @@ fn senders_wait_for_room() {
         let receiver = thread::spawn({
             let (model, list) = (Arc::clone(&model), Arc::clone(&list));
             move || {
-                model.group().ack(&claim).unwrap();
+                model.group().ack(&claim).0.unwrap();
                 if wait::anyone(model.ring().mem.sleepers()[1]).is_some() {
                     list.wake_all();
                 }
@@ -550,7 +550,7 @@ fn close_against_a_send() {
         let ended = loop {
             match model.receive(&mut hand, Kind::Message) {
                 Ok((claim, _)) => {
-                    model.group().ack(&claim).unwrap();
+                    model.group().ack(&claim).0.unwrap();
                     early += 1;
                 }
                 Err(nothing) => break nothing == Nothing::End,
@@ -604,12 +604,12 @@ fn a_lease_ends_once() {
                     assert!(cell.free(held));
                     let (next, byte) = model.receive(&mut model.hand(), Kind::Lease).unwrap();
                     assert_eq!((next.cell, byte), (claim.cell, 2));
-                    group.ack(&next).expect("a late ack finished another message");
+                    group.ack(&next).0.expect("a late ack finished another message");
                 }
                 stolen
             }
         });
-        let acked = model.group().ack(&claim).is_ok();
+        let acked = model.group().ack(&claim).0.is_ok();
         let stolen = thief.join().unwrap();
         assert!(acked != stolen, "{acked} {stolen}");
         assert_eq!(model.group().is_done(0, 0), acked);
