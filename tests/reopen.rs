@@ -590,3 +590,25 @@ fn threads_that_open_at_once_get_one_channel() {
         }
     });
 }
+
+/// Another open while pages are turned finds nothing wrong with them.
+#[test]
+fn a_channel_can_be_opened_while_others_send() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    within(60, || {
+        let dir = Dir::in_memory();
+        let channel = small().overflow(Overflow::DropOldest).blocking_open(dir.file()).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let tx = channel.sender();
+                while !stop.load(Ordering::Relaxed) {
+                    tx.blocking_send([7; 4000]).unwrap();
+                }
+            });
+            let opened: Vec<_> = (0..2000).map(|_| Options::new().blocking_open(dir.file()).map(drop)).collect();
+            stop.store(true, Ordering::Relaxed);
+            opened.into_iter().for_each(|opened| opened.unwrap());
+        });
+    });
+}

@@ -1,0 +1,100 @@
+//! What a killed process leaves: what it held is handed out again, to receivers that wait and to those that poll.
+
+mod common;
+
+use common::{Dir, body, number, small, within};
+use disk_chan::{Create, Options, Receiver, TryRecvError};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+const FILE: &str = "DISK_CHAN_KILL_FILE";
+
+/// In the child: leases a message, says so, and waits to be killed.
+#[test]
+fn child_holds_a_lease() {
+    let Some(file) = std::env::var_os(FILE) else { return };
+    let channel = Options::new().create(Create::OpenExisting).blocking_open(Path::new(&file)).unwrap();
+    let _sender = channel.sender();
+    let _lease = channel.blocking_subscribe("g").unwrap().blocking_lease().unwrap();
+    eprintln!("held");
+    thread::sleep(Duration::from_secs(60));
+}
+
+/// A child that holds the oldest message of the group "g".
+fn holder(dir: &Dir) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_holds_a_lease", "--nocapture"])
+        .env(FILE, dir.file())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 4];
+    child.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"held", "the child failed");
+    child
+}
+
+fn again(kill: impl FnOnce(&mut Receiver, Child) -> u64 + Send + 'static) {
+    within(60, move || {
+        let dir = Dir::new();
+        let channel = small().blocking_open(dir.file()).unwrap();
+        let mut rx = channel.blocking_subscribe("g").unwrap();
+        channel.sender().blocking_send(body(7, 8)).unwrap();
+        let child = holder(&dir);
+        assert_eq!(rx.try_recv().unwrap_err(), TryRecvError::Empty, "the child holds the only message");
+        assert_eq!(kill(&mut rx, child), 7);
+        drop(channel);
+        assert_eq!(rx.try_recv().unwrap_err(), TryRecvError::Disconnected);
+    });
+}
+
+#[test]
+fn a_receiver_that_waits_gets_what_a_killed_process_held() {
+    again(|rx, mut child| {
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            child.kill().unwrap();
+            child.wait().unwrap();
+        });
+        let lease = rx.blocking_lease().unwrap();
+        assert_eq!(lease.attempts(), 2);
+        let number = number(&lease);
+        lease.ack().unwrap();
+        number
+    });
+}
+
+#[test]
+fn a_receiver_that_polls_gets_what_a_killed_process_held() {
+    again(|rx, mut child| {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        loop {
+            match rx.try_recv() {
+                Ok(m) => return number(&m),
+                Err(TryRecvError::Empty) => thread::yield_now(),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    });
+}
+
+/// The dead process was the only one that could send: what it held comes before the end.
+#[test]
+fn what_a_killed_process_held_comes_before_the_end() {
+    within(60, || {
+        let dir = Dir::new();
+        let channel = small().blocking_open(dir.file()).unwrap();
+        let mut rx = channel.blocking_subscribe("g").unwrap();
+        channel.sender().blocking_send(body(7, 8)).unwrap();
+        let mut child = holder(&dir);
+        drop(channel);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(rx.iter().map(|m| number(&m)).collect::<Vec<_>>(), [7]);
+    });
+}
