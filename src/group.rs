@@ -270,33 +270,31 @@ impl<'a> Group<'a> {
         true
     }
 
-    /// The last index of page `number` that keeps the group from being done with it. The last, as
-    /// groups finish in order: while one is still reading, the answer is found at once.
-    pub fn last_unfinished(&self, number: u64) -> Option<usize> {
+    /// The indexes of page `number` that keep the group from being done with it: committed and not
+    /// done, or not resolved. None if the page has gone.
+    pub fn unfinished(self, number: u64) -> impl DoubleEndedIterator<Item = usize> + 'a {
         let page = self.in_page(number).0;
-        let c = page.cursor();
-        let first = self.start_index(number);
-        let end = c.count.min(self.mem.layout.slots);
-        if c.lap != self.mem.layout.cursor_lap(number) || self.start().page() > number {
-            return None;
-        }
-        let tag = self.tag(number);
-        for chunk in (first / 32..end.div_ceil(32)).rev() {
+        let (c, tag) = (page.cursor(), self.tag(number));
+        let is_here = c.lap == self.mem.layout.cursor_lap(number) && self.start().page() <= number;
+        let end = if is_here { c.count.min(self.mem.layout.slots) } else { 0 };
+        let first = self.start_index(number).min(end);
+        let open = move |chunk: usize| {
             let word = page.word(self.mem.layout.ack_word_at(self.number, chunk * 32));
             let low = first.saturating_sub(chunk * 32).min(32);
             let high = (end - chunk * 32).min(32);
             let wanted = ((1u64 << high) - 1) as u32 & !(((1u64 << low) - 1) as u32);
-            let mut open = wanted & !Acks::of(word.load(Acquire), tag); // ORDER[ack]
-            while open != 0 {
-                let bit = 31 - open.leading_zeros();
-                let index = chunk * 32 + bit as usize;
-                match page.slot(number, index) {
-                    SlotState::Skipped | SlotState::Damaged => open &= !(1 << bit),
-                    SlotState::Untouched | SlotState::Committed(_) => return Some(index),
-                }
-            }
-        }
-        None
+            let open = wanted & !Acks::of(word.load(Acquire), tag); // ORDER[ack]
+            (open != 0).then_some((chunk * 32, open))
+        };
+        let bits = |(at, open): (usize, u32)| (0..32).filter(move |b| open >> b & 1 == 1).map(move |b| at + b);
+        let indexes = (first / 32..end.div_ceil(32)).filter_map(open).flat_map(bits);
+        indexes.filter(move |&i| !matches!(page.slot(number, i), SlotState::Skipped | SlotState::Damaged))
+    }
+
+    /// The last of the [`unfinished`](Self::unfinished): groups finish in order, so that while one is
+    /// still reading this is found at once.
+    pub fn last_unfinished(self, number: u64) -> Option<usize> {
+        self.unfinished(number).next_back()
     }
 
     /// Turns DONE cells into ack bits, for holders that were stopped in between.
@@ -476,20 +474,16 @@ impl<'a> Group<'a> {
     }
 
     /// Places between the group's first unfinished message and the end: messages, done or not, and
-    /// places skipped. Cheaper than the lag, as only one page is looked through.
-    pub fn behind(&self, ring: &Ring<'a>) -> u64 {
+    /// places skipped. Cheaper than the lag, as only ack words are looked through.
+    pub fn behind(self, ring: &Ring<'a>) -> u64 {
         let mut behind = 0;
-        for number in ring.pages().filter(|&n| n >= self.start().page()) {
-            let page = self.in_page(number).0;
-            let end = page.cursor().count.min(self.mem.layout.slots);
-            let settled = |&i: &usize| {
-                matches!(page.slot(number, i), SlotState::Skipped | SlotState::Damaged) || self.is_done(number, i)
-            };
+        for number in ring.pages() {
+            let end = self.in_page(number).0.cursor().count.min(self.mem.layout.slots);
             let first = match behind {
-                0 => (self.start_index(number)..end).find(|i| !settled(i)).unwrap_or(end),
+                0 => self.unfinished(number).next().unwrap_or(end),
                 _ => 0,
             };
-            behind += (end - first) as u64;
+            behind += (end.saturating_sub(first)) as u64;
         }
         behind
     }

@@ -79,7 +79,7 @@ impl<'a> Group<'a> {
         let mem = ring.mem;
         let number = (0..mem.layout.geometry.max_groups).find(|&g| Self::is_vacant(mem, g));
         let number = number.ok_or(NotCreated::TooMany)?;
-        let group = Self::activate(ring, number)?;
+        let group = Self::activate(ring, number);
         let oldest = group.start();
         let first = match start {
             Start::Oldest => oldest,
@@ -96,7 +96,7 @@ impl<'a> Group<'a> {
     }
 
     /// Makes a number that is not in use a group, which starts at the oldest page and has no name.
-    pub fn activate(ring: &Ring<'a>, number: usize) -> Result<Self, NotCreated> {
+    pub fn activate(ring: &Ring<'a>, number: usize) -> Self {
         let mem = ring.mem;
         let live = mem.group_lines(number).0;
         let instance = (live[STATE].load(SeqCst) >> 8) + 1;
@@ -114,7 +114,7 @@ impl<'a> Group<'a> {
         // ORDER[tail] SeqCst: after ACTIVE, before the start is settled.
         let oldest = Tail::of(mem.tail().fetch_add(Tail::EPOCH_STEP, SeqCst)).page;
         group.settle_start(ring, Offset::new(oldest, 0));
-        Ok(group)
+        group
     }
 
     /// Settles where a group starts that nobody has joined yet: at `first`, or at the first page
@@ -153,7 +153,7 @@ impl<'a> Group<'a> {
     }
 
     fn is_vacant(mem: Memory<'a>, number: usize) -> bool {
-        Self::at(mem, number).is_none_or(|g| g.is_removed() && g.cells().all(|c| c.load().state() == ClaimState::Free))
+        Self::at(mem, number).is_none_or(|g| g.is_removed() && g.holds_nothing())
     }
 
     fn clear_words(mem: Memory<'a>, number: usize, instance: u64) {
@@ -177,9 +177,13 @@ impl<'a> Group<'a> {
 
     /// Frees the number of a removed group that nobody holds anything of.
     fn vacate(self) {
-        if self.cells().all(|c| c.load().state() == ClaimState::Free) {
+        if self.holds_nothing() {
             self.live()[STATE].store(state(self.instance(), FREE), SeqCst);
         }
+    }
+
+    fn holds_nothing(self) -> bool {
+        self.cells().all(|c| c.load().state() == ClaimState::Free)
     }
 
     fn free_returned(self) {
@@ -196,7 +200,6 @@ impl<'a> Group<'a> {
         for group in (0..ring.mem.layout.geometry.max_groups).filter_map(|g| Self::at(ring.mem, g)) {
             if group.is_removed() || group.name().is_none() {
                 group.deactivate(ring);
-                group.free_returned();
                 group.vacate();
             }
         }

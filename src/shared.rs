@@ -148,7 +148,9 @@ impl Shared {
     /// Whether anybody alive, in any process, could send or make somebody who can.
     pub fn has_handles(&self) -> bool {
         let mem = self.memory();
-        OpenId::all(mem).any(|id| id.handles(mem).load(SeqCst) > 0 && !self.file.is_dead(id.index))
+        let has = |id: OpenId| id.handles(mem).load(SeqCst) > 0;
+        // One's own first, as asking for another's life is a system call.
+        has(self.file.id) || OpenId::all(mem).any(|id| has(id) && !self.file.is_dead(id.index))
     }
 
     /// Whether the channel is closed; if so, the page that senders wrote is sealed now.

@@ -54,7 +54,7 @@ impl Model {
         let heap = Heap::new(layout, 0);
         let me = OpenId::attach(heap.memory(), 0);
         let mut model = Self { heap, me, other_is_dead: AtomicBool::new(false), group: 0 };
-        model.group = Group::activate(&model.ring(), 0).unwrap().state();
+        model.group = Group::activate(&model.ring(), 0).state();
         model
     }
 

@@ -239,7 +239,7 @@ fn copy_against_a_turn() {
 fn a_lease_of_a_removed_group() {
     explore(3, || {
         let model = Arc::new(Model::with_groups(1, Block, 2, 4));
-        let second = disk_chan::group::Group::activate(&model.ring(), 1).unwrap();
+        let second = disk_chan::group::Group::activate(&model.ring(), 1);
         model.send(1).unwrap();
         model.send(2).unwrap();
         second.set_done(0, 0);
@@ -356,7 +356,7 @@ fn a_new_group_against_a_turn() {
             let model = Arc::clone(&model);
             move || model.send(3)
         });
-        let second = disk_chan::group::Group::activate(&model.ring(), 1).unwrap();
+        let second = disk_chan::group::Group::activate(&model.ring(), 1);
         let start = second.start().page();
         let sent = sender.join().unwrap();
         let number = model.ring().page(start).number();
@@ -375,7 +375,7 @@ fn a_new_group_against_a_turn() {
 fn removal_against_a_claim() {
     explore(3, || {
         let model = Arc::new(Model::with_groups(1, Block, 2, 4));
-        let second = disk_chan::group::Group::activate(&model.ring(), 1).unwrap();
+        let second = disk_chan::group::Group::activate(&model.ring(), 1);
         model.send(1).unwrap();
         model.send(2).unwrap();
         // The other group is done with page 0.
@@ -404,7 +404,7 @@ fn removal_against_a_claim() {
 fn half_a_removal_against_a_claim() {
     explore(3, || {
         let model = Arc::new(Model::with_groups(1, Block, 2, 4));
-        let second = disk_chan::group::Group::activate(&model.ring(), 1).unwrap();
+        let second = disk_chan::group::Group::activate(&model.ring(), 1);
         model.send(1).unwrap();
         model.send(2).unwrap();
         second.set_done(0, 0);
