@@ -452,3 +452,43 @@ fn a_limit_on_the_size_of_files() {
         }
     }
 }
+
+/// A bit that flipped in a page's number or cursor while the channel was closed is an error at open, or a channel that
+/// still takes messages or says why not: never a panic, and never a call that does not return.
+#[test]
+fn a_flipped_bit_in_a_page_header_never_hangs() {
+    within(120, || {
+        let dir = Dir::in_memory();
+        let channel = small().blocking_open(dir.file()).unwrap();
+        drop(channel.blocking_subscribe("g").unwrap());
+        for _ in 0..10 {
+            channel.sender().try_send([7; 4000]).unwrap();
+        }
+        drop(channel);
+        let whole = std::fs::read(dir.file()).unwrap();
+        let (mut refused, mut opened) = (0, 0);
+        for (page, word, bit) in
+            (0..2).flat_map(|p| [0, 128].into_iter().flat_map(move |w| (0..64).map(move |b| (p, w, b))))
+        {
+            let at = whole.len() - (2 - page) * PAGE + word + bit / 8;
+            let file = std::fs::File::options().write(true).open(dir.file()).unwrap();
+            file.write_all_at(&whole, 0).unwrap();
+            file.write_all_at(&[whole[at] ^ 1 << (bit % 8)], at as u64).unwrap();
+            match Options::new().blocking_open(dir.file()) {
+                Err(OpenError::Damaged { .. }) => refused += 1,
+                Err(other) => panic!("page {page} word {word} bit {bit}: {other}"),
+                Ok(channel) => {
+                    opened += 1;
+                    let (tx, mut rx) = (channel.sender(), channel.blocking_subscribe("g").unwrap());
+                    for _ in 0..100 {
+                        let _ = tx.try_send([8; 4000]);
+                        if let Ok(m) = rx.try_recv() {
+                            assert!(*m == [7; 4000] || *m == [8; 4000]);
+                        }
+                    }
+                }
+            }
+        }
+        assert!(refused > 0 && opened > 0, "{refused} refused, {opened} opened: the bits flipped are not those meant");
+    });
+}
