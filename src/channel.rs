@@ -218,7 +218,7 @@ impl Channel {
             len: self.len(),
             pages,
             free_pages: ring.mem.layout.geometry.max_pages.saturating_sub(pages),
-            page_turns: ring.mem.counters()[0].load(Relaxed),
+            page_turns: ring.mem.page_turns().load(Relaxed),
             opens: OpenId::all(ring.mem).count(),
             handles: OpenId::all(ring.mem).map(|id| id.handles(ring.mem).load(Relaxed)).sum(),
             closed: self.is_closed(),

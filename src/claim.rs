@@ -18,7 +18,7 @@
 use crate::cells::{ClaimState, ClaimWord, Fate, Kind, is_claim};
 use crate::group::Group;
 use crate::layout::{GroupCursor, Layout, PageState, SlotState};
-use crate::page::{Page, Verified};
+use crate::page::{Page, Place};
 use crate::ring::{Next, Ring};
 use crate::sync::{Ordering, full_fence_after_rmw};
 use crate::{AckError, Offset};
@@ -38,7 +38,7 @@ pub struct Claim {
     /// The offset of the message.
     pub offset: Offset,
     /// Its record.
-    pub record: Verified,
+    pub record: Place,
 }
 
 /// Why nothing was claimed.
@@ -76,8 +76,7 @@ pub struct Hand {
 impl Hand {
     /// Of an open, for a receiver that begins in `page` and looks for cells at `cell` first.
     pub fn new(owner: usize, page: u64, cell: usize) -> Self {
-        let record = Verified { sent_at: 0, len: 0, at: 0 };
-        let (word, offset) = (ClaimWord::default(), Offset::from_u64(0));
+        let (word, offset, record) = (ClaimWord::default(), Offset::from_u64(0), Place::unread(0));
         let claim = Claim { group: 0, state: 0, cell: 0, word, offset, record };
         Self { owner, page, cell, seen_returns: None, claim }
     }
@@ -85,7 +84,7 @@ impl Hand {
 
 /// What one look at the group's cursor in a page found.
 enum Step {
-    /// It is in the hand, with only the place of its record if it was not verified before.
+    /// It is in the hand; verified already only where it was copied first.
     Claimed,
     Empty,
     Unfinished,
@@ -105,8 +104,9 @@ pub struct How {
 }
 
 impl<'a> Group<'a> {
-    /// Hands out a message, in `hand.claim`: one that was given back, or the next. The bytes of a lease, and under
-    /// `DropOldest` of every message, are in `copy`; else they lie in the page, pinned by the claim.
+    /// Hands out a message, in `hand.claim`: one that was given back, or the next. The bytes of a
+    /// lease, and under `DropOldest` of every message, are in `copy`; else they lie in the page,
+    /// pinned by the claim.
     ///
     /// `patient` is whether to prove an abandoned slot abandoned, which the caller does before it
     /// sleeps.
@@ -223,15 +223,12 @@ impl<'a> Group<'a> {
                 }
             };
             let offset = Offset::new(number, index);
-            let mut verified = None;
-            if copy_first {
-                verified = page.copy(self.mem.uuid, at, offset.as_u64(), copy);
-                if verified.is_none() {
-                    if page.number() == number {
-                        self.mark_damaged(offset);
-                    }
-                    continue;
+            let mut place = Place::unread(at);
+            if copy_first && !page.copy(self.mem.uuid, offset.as_u64(), &mut place, copy) {
+                if page.number() == number {
+                    self.mark_damaged(offset);
                 }
+                continue;
             }
             let Some((cell, word)) = mine.or_else(|| self.take_cell(hand, how.kind)) else {
                 break Step::NoCell;
@@ -257,8 +254,7 @@ impl<'a> Group<'a> {
             if !self.cell(cell).hold(intent) {
                 continue; // a lease that was taken away at once
             }
-            let place = Verified { sent_at: 0, len: 0, at: at as u32 };
-            self.fill(&mut hand.claim, cell, intent.to(ClaimState::Held), offset, verified.unwrap_or(place));
+            self.fill(&mut hand.claim, cell, intent.to(ClaimState::Held), offset, place);
             return Step::Claimed;
         };
         if let Some((cell, word)) = mine {
@@ -291,7 +287,7 @@ impl<'a> Group<'a> {
     }
 
     #[inline]
-    fn fill(&self, claim: &mut Claim, cell: usize, word: ClaimWord, offset: Offset, record: Verified) {
+    fn fill(&self, claim: &mut Claim, cell: usize, word: ClaimWord, offset: Offset, record: Place) {
         *claim = Claim { group: self.number() as u32, state: self.state(), cell: cell as u32, word, offset, record };
     }
 
@@ -302,10 +298,7 @@ impl<'a> Group<'a> {
         let page = self.in_page(claim.offset.page()).0;
         match how.kind {
             Kind::Message => page.verify(self.mem.uuid, claim.offset.as_u64(), &mut claim.record),
-            Kind::Lease => {
-                let copied = page.copy(self.mem.uuid, claim.record.at as usize, claim.offset.as_u64(), copy);
-                copied.map(|record| claim.record = record).is_some()
-            }
+            Kind::Lease => page.copy(self.mem.uuid, claim.offset.as_u64(), &mut claim.record, copy),
         }
     }
 
@@ -375,20 +368,15 @@ impl<'a> Group<'a> {
             SlotState::Committed(at) => at,
             SlotState::Untouched | SlotState::Skipped | SlotState::Damaged => self.mem.layout.data_words,
         };
-        let mut record = Verified { sent_at: 0, len: 0, at: at as u32 };
-        if copy_first {
-            match page.copy(self.mem.uuid, at, offset.as_u64(), copy) {
-                Some(verified) => record = verified,
-                None if self.has_lost(offset.page()) => {
-                    self.lose_returned(self.cell(cell), word);
-                    return false;
-                }
-                None => {
-                    self.mark_damaged(offset);
-                    self.cell(cell).free(word);
-                    return false;
-                }
+        let mut place = Place::unread(at);
+        if copy_first && !page.copy(self.mem.uuid, offset.as_u64(), &mut place, copy) {
+            if self.has_lost(offset.page()) {
+                self.lose_returned(self.cell(cell), word);
+            } else {
+                self.mark_damaged(offset);
+                self.cell(cell).free(word);
             }
+            return false;
         }
         let Some(held) = self.cell(cell).retake(word, hand.owner, how.kind, how.now) else { return false };
         full_fence_after_rmw(); // ORDER[group state]
@@ -397,7 +385,7 @@ impl<'a> Group<'a> {
             return false;
         }
         self.redelivered().fetch_add(1, Relaxed); // a statistic
-        self.fill(&mut hand.claim, cell, held, offset, record);
+        self.fill(&mut hand.claim, cell, held, offset, place);
         true
     }
 

@@ -40,7 +40,7 @@ impl Receiver {
         loop {
             match self.blocking_claim(Kind::Message, None) {
                 Ok(()) => return Some(self.owned()),
-                Err(Some(RecvError::Lagged(_))) => {}
+                Err(RecvError::Lagged(_)) => {}
                 Err(_) => return None,
             }
         }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! control  block 0, 1       header, two checksummed copies: see `header.rs`
-//!          block 2          channel lines: head | tail | sleepers | counters | page limit, opens used, op cells used
+//!          block 2          channel lines: head | tail | sleepers | page turns | page limit, opens used, op cells used
 //!          opens            max_opens lines: state, handles, sleepers
 //!          op cells         max_op_cells lines: what one running send says about itself
 //!          group lines      max_groups x 2 lines: the live words and counters of a group
@@ -46,7 +46,7 @@ pub const VERSION: u64 = 1;
 /// Words of a line of 128 bytes; smaller under loom, where padding costs time and shares nothing.
 pub const LINE: usize = if cfg!(disk_chan_loom) { 6 } else { 16 };
 /// Words of a block of 4096 bytes.
-pub const BLOCK: usize = if cfg!(disk_chan_loom) { 2 * LINE } else { 512 };
+pub const BLOCK: usize = if cfg!(disk_chan_loom) { 5 * LINE } else { 512 };
 /// Words of one copy of a group entry.
 pub const ENTRY: usize = if cfg!(disk_chan_loom) { LINE } else { 64 };
 /// Words of the header of a record.

@@ -44,7 +44,7 @@ impl<'a> Memory<'a> {
         Self(parts)
     }
 
-    #[cfg(not(disk_chan_loom))]
+    /// The words of a channel line.
     #[inline]
     fn channel_line(&self, line: usize) -> &'a [AtomicU64] {
         let at = 2 * BLOCK + line * LINE;
@@ -54,62 +54,44 @@ impl<'a> Memory<'a> {
     /// The page that senders write: a [`Head`].
     #[inline]
     pub fn head(&self) -> &'a AtomicU64 {
-        &self.control[2 * BLOCK]
+        &self.channel_line(0)[0]
     }
 
     /// The oldest page: a [`Tail`].
     #[inline]
     pub fn tail(&self) -> &'a AtomicU64 {
-        #[cfg(disk_chan_loom)]
-        return &self.control[2 * BLOCK + 1];
-        #[cfg(not(disk_chan_loom))]
-        &self.control[2 * BLOCK + LINE]
+        &self.channel_line(1)[0]
     }
 
     /// Whether a receiver sleeps anywhere, and whether a sender waits for room anywhere: two flag
     /// words on one line, see `wait.rs`.
     #[inline]
     pub fn sleepers(&self) -> [&'a AtomicU64; 2] {
-        #[cfg(disk_chan_loom)]
-        let line = &self.control[2 * BLOCK + 2..];
-        #[cfg(not(disk_chan_loom))]
         let line = self.channel_line(2);
         [&line[0], &line[1]]
     }
 
-    /// Channel counters: page turns, waits for room, syncs, nanoseconds in syncs.
+    /// How often senders went on to another page. The line has room for further counters.
     #[inline]
-    pub fn counters(&self) -> &'a [AtomicU64] {
-        #[cfg(disk_chan_loom)]
-        return &self.control[2 * BLOCK + 4..2 * BLOCK + 8];
-        #[cfg(not(disk_chan_loom))]
-        self.channel_line(3)
+    pub fn page_turns(&self) -> &'a AtomicU64 {
+        &self.channel_line(3)[0]
     }
 
     /// The first page number that may not open until the limit is raised and synced.
     #[inline]
     pub fn page_limit(&self) -> &'a AtomicU64 {
-        #[cfg(disk_chan_loom)]
-        return &self.control[2 * BLOCK + 8];
-        #[cfg(not(disk_chan_loom))]
         &self.channel_line(4)[0]
     }
 
     /// Above every entry of an open that was ever used.
     #[inline]
     pub fn opens_used(&self) -> &'a AtomicU64 {
-        #[cfg(disk_chan_loom)]
-        return &self.control[2 * BLOCK + 9];
-        #[cfg(not(disk_chan_loom))]
         &self.channel_line(4)[1]
     }
 
     /// Above every op cell that was ever used.
     #[inline]
     pub fn op_cells_used(&self) -> &'a AtomicU64 {
-        #[cfg(disk_chan_loom)]
-        return &self.control[2 * BLOCK + 10];
-        #[cfg(not(disk_chan_loom))]
         &self.channel_line(4)[2]
     }
 

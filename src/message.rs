@@ -63,7 +63,7 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
     }
 
     fn sent_at(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(self.claim().record.sent_at)
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.claim().record.sent_at())
     }
 }
 
@@ -128,7 +128,7 @@ impl<'a> Message<'a> {
     pub(crate) fn new(root: &'a Root, claim: &'a Claim, copy: &'a [u8]) -> Self {
         let bytes = match root.drops_oldest() {
             true => copy,
-            false => root.ring().page(claim.offset.page()).payload(claim.record.at, claim.record.len),
+            false => root.ring().page(claim.offset.page()).payload(&claim.record),
         };
         Self { bytes, hold: Hold::new(root, claim, Dropped::Done) }
     }

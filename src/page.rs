@@ -10,7 +10,7 @@
 //! - A slot goes untouched -> COMMITTED by its sender's plain store; -> SKIPPED by its sender, or
 //!   on proof that no sender can still store (cells.rs); COMMITTED -> DAMAGED.
 //! - Record words are stored and loaded only as relaxed 64-bit atomics, except through
-//!   [`Page::payload`], whose caller has the page pinned.
+//!   [`Page::payload`], for a message whose claim pins the page.
 
 use crate::layout::{Cursor, Layout, PageState, RECORD_HEADER, Slot, SlotState};
 use crate::memory::Memory;
@@ -61,15 +61,26 @@ pub struct Reserved {
     pub at: usize,
 }
 
-/// The header of a record that verified.
+/// What is known of the record of a claimed message: where it lies, and once it verified there, its
+/// bytes. Only [`Page::verify`] makes one that has bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Verified {
-    /// Send time in unix milliseconds.
-    pub sent_at: u64,
-    /// Bytes of the payload.
-    pub len: u32,
-    /// Where the payload lies in the record area, in words.
-    pub at: u32,
+pub struct Place {
+    sent_at: u64,
+    len: u32,
+    at: u32,
+}
+
+impl Place {
+    /// A record that is still to be verified, at a word of the record area; it has no bytes yet.
+    #[inline]
+    pub fn unread(at: usize) -> Self {
+        Self { sent_at: 0, len: 0, at: at as u32 }
+    }
+
+    /// The send time in unix milliseconds, once it is known.
+    pub fn sent_at(&self) -> u64 {
+        self.sent_at
+    }
 }
 
 /// One page of the ring.
@@ -236,71 +247,80 @@ impl<'a> Page<'a> {
         (record_words(len) <= room).then_some((head, len))
     }
 
-    /// Verifies the record of `offset`, of which `record` tells the place, and fills in the rest. The
-    /// caller has the page pinned.
+    /// Verifies the record of `offset` where it lies; then `place` has its bytes.
+    ///
+    /// The caller holds a claim of this message that pins the page: its slot was read as COMMITTED,
+    /// and the page is not turned before the claim is over. Until then no sender stores to these
+    /// words (invariants of the ring), and none did later than the commit that the caller has seen.
+    /// Who gives up the claim gives up `place`.
     #[inline]
-    pub fn verify(&self, uuid: [u64; 2], offset: u64, record: &mut Verified) -> bool {
-        let Some((head, len)) = self.header(record.at as usize) else { return false };
-        record.at += RECORD_HEADER as u32;
-        record.len = len as u32;
-        record.sent_at = head[2];
-        let payload = xxh3_64(self.payload(record.at, record.len));
-        head[1] == offset && checksum(uuid, [head[0], head[1], head[2]], payload) == head[3]
+    pub fn verify(&self, uuid: [u64; 2], offset: u64, place: &mut Place) -> bool {
+        let Some((head, len)) = self.header(place.at as usize) else { return false };
+        place.at += RECORD_HEADER as u32;
+        place.len = len as u32;
+        place.sent_at = head[2];
+        let payload = xxh3_64(self.payload(place));
+        let good = head[1] == offset && checksum(uuid, [head[0], head[1], head[2]], payload) == head[3];
+        if !good {
+            place.len = 0;
+        }
+        good
     }
 
-    /// Copies and verifies the record of `offset` at `at`; the page may turn meanwhile, then the
-    /// answer is no, as it is for a damaged one: the page number, read after this, tells which.
-    pub fn copy(&self, uuid: [u64; 2], at: usize, offset: u64, into: &mut Vec<u8>) -> Option<Verified> {
-        let copied = self.copy_words(at, offset, into);
+    /// Copies and verifies the record of `offset`; `place` then has its send time, and no bytes. The
+    /// page may turn meanwhile, then the answer is no, as it is for a damaged one: the page number,
+    /// read after this, tells which.
+    pub fn copy(&self, uuid: [u64; 2], offset: u64, place: &mut Place, into: &mut Vec<u8>) -> bool {
+        let copied = self.copy_words(place.at as usize, offset, into);
         // ORDER[lap] Acquire: if a word of a later lap was read, the page number read after this is
         // that of the later lap.
         fence(Acquire);
-        let (head, verified) = copied?;
+        let Some(head) = copied else { return false };
+        place.sent_at = head[2];
         let number = self.number_word().load(Relaxed);
-        let good = number == crate::Offset::from_u64(offset).page()
-            && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3];
-        good.then_some(verified)
+        number == crate::Offset::from_u64(offset).page()
+            && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3]
     }
 
-    fn copy_words(&self, at: usize, offset: u64, into: &mut Vec<u8>) -> Option<([u64; 4], Verified)> {
+    fn copy_words(&self, at: usize, offset: u64, into: &mut Vec<u8>) -> Option<[u64; 4]> {
         // A length is believed, and so much allocated, only beside the right offset.
         let (head, len) = self.header(at).filter(|(head, _)| head[1] == offset)?;
-        let at = at + RECORD_HEADER;
         into.clear();
         into.reserve(len.next_multiple_of(8));
-        let from = self.layout.data_at(at);
+        let from = self.layout.data_at(at + RECORD_HEADER);
         for word in &self.words[from..from + len.div_ceil(8)] {
             into.extend_from_slice(&word.load(Relaxed).to_le_bytes()); // ORDER[lap]
         }
         into.truncate(len);
-        Some((head, Verified { len: len as u32, sent_at: head[2], at: at as u32 }))
+        Some(head)
     }
 
-    /// The bytes of a committed record, where they lie.
-    ///
-    /// The caller holds a claim of this message that pins the page: a slot read as COMMITTED, the
-    /// group's ack bit of it unset until the caller is done. Then no sender stores to these words
-    /// (invariants of the ring) and none did later than the commit that the caller has seen.
+    fn payload_words(&self, place: &Place) -> &'a [AtomicU64] {
+        let from = self.layout.data_at(place.at as usize);
+        &self.words[from..from + (place.len as usize).div_ceil(8)]
+    }
+
+    /// The bytes of a message that verified where it lies, for as long as its place is kept.
     #[cfg(not(disk_chan_loom))]
     #[inline]
-    pub fn payload(&self, at: u32, len: u32) -> &'a [u8] {
-        let (at, len) = (at as usize, len as usize);
-        let from = self.layout.data_at(at);
-        let words = &self.words[from..from + len.div_ceil(8)];
-        // SAFETY: the words are `len` initialised bytes or more of one allocation, alive for 'a.
-        // They are not written while the slice lives: see above, "the caller holds a claim". Bytes
-        // have no alignment and every value is valid.
-        unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), len) }
+    pub fn payload<'p>(&self, place: &'p Place) -> &'p [u8]
+    where
+        'a: 'p,
+    {
+        let words = self.payload_words(place);
+        // SAFETY: the words are `len` initialised bytes or more of one allocation, alive for 'a, and
+        // bytes have no alignment. Nobody writes them while the slice lives: a place that has bytes
+        // comes from `verify` alone, whose caller keeps the page pinned as long as the place, and
+        // the slice borrows the place.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), place.len as usize) }
     }
 
     /// In a model the bytes are a copy, which the model never frees.
     #[cfg(disk_chan_loom)]
-    pub fn payload(&self, at: u32, len: u32) -> &'a [u8] {
-        let (at, len) = (at as usize, len as usize);
-        let from = self.layout.data_at(at);
-        let words = &self.words[from..from + len.div_ceil(8)];
+    pub fn payload<'p>(&self, place: &'p Place) -> &'p [u8] {
+        let words = self.payload_words(place);
         let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
-        bytes.truncate(len);
+        bytes.truncate(place.len as usize);
         bytes.leak()
     }
 }

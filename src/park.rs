@@ -45,8 +45,8 @@ impl Parker {
     }
 }
 
-/// Polls until ready, asleep in between; nothing if the deadline passed first.
-pub fn block_on<T>(deadline: Option<Instant>, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+/// Polls until ready, asleep in between. With a deadline goes what is returned if it passes first.
+pub fn block_on<T>(deadline: Option<(Instant, T)>, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     thread_local!(static PARKER: Arc<Parker> = Arc::default());
     // In a thread that is ending there is none, and one more is made.
     let parker = PARKER.try_with(Arc::clone).unwrap_or_default();
@@ -54,10 +54,11 @@ pub fn block_on<T>(deadline: Option<Instant>, mut poll: impl FnMut(&mut Context<
     let mut cx = Context::from_waker(&waker);
     loop {
         if let Poll::Ready(out) = poll(&mut cx) {
-            return Some(out);
+            return out;
         }
-        if !parker.park(deadline) {
-            return None;
+        let in_time = parker.park(deadline.as_ref().map(|(at, _)| *at));
+        if !in_time && let Some((_, late)) = deadline {
+            return late;
         }
     }
 }

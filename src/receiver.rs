@@ -204,7 +204,7 @@ impl Position {
             return std::mem::take(&mut self.buffer);
         }
         let page = root.ring().page(claim.offset.page());
-        page.payload(claim.record.at, claim.record.len).to_vec()
+        page.payload(&claim.record).to_vec()
     }
 }
 
@@ -221,9 +221,13 @@ impl Receiver {
         tokio::task::coop::cooperative(poll_fn(|cx| at.poll(root, kind, &mut sleeper, cx))).await
     }
 
-    /// Nothing as an error means that the deadline passed.
+    /// With a deadline goes the error if it passes.
     #[inline]
-    pub(crate) fn blocking_claim(&mut self, kind: Kind, deadline: Option<Instant>) -> Result<(), Option<RecvError>> {
+    pub(crate) fn blocking_claim<E: From<RecvError>>(
+        &mut self,
+        kind: Kind,
+        deadline: Option<(Instant, E)>,
+    ) -> Result<(), E> {
         let Self { root, at } = self;
         at.take_loans_back(root);
         let backoff = Backoff::new();
@@ -231,13 +235,13 @@ impl Receiver {
             match at.attempt(root, kind, false) {
                 Ok(()) => return Ok(()),
                 Err(TryRecvError::Empty) => backoff.spin(),
-                Err(TryRecvError::Lagged(n)) => return Err(Some(RecvError::Lagged(n))),
+                Err(TryRecvError::Lagged(n)) => return Err(RecvError::Lagged(n).into()),
                 Err(_) => break,
             }
         }
         let mut sleeper = Sleeper::receiver(at.group);
-        let claim = block_on(deadline, |cx| at.poll(root, kind, &mut sleeper, cx));
-        claim.ok_or(None)?.map_err(Some)
+        let deadline = deadline.map(|(at, late)| (at, Err(late)));
+        block_on(deadline, |cx| at.poll(root, kind, &mut sleeper, cx).map_err(E::from))
     }
 
     pub(crate) fn try_claim(&mut self, kind: Kind) -> Result<(), TryRecvError> {
@@ -284,7 +288,7 @@ impl Receiver {
     /// As [`recv`](Self::recv).
     #[inline]
     pub fn blocking_recv(&mut self) -> Result<Message<'_>, RecvError> {
-        self.blocking_claim(Kind::Message, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
+        self.blocking_claim::<RecvError>(Kind::Message, None)?;
         Ok(self.message())
     }
 
@@ -319,7 +323,7 @@ impl Receiver {
     }
 
     fn claim_until(&mut self, kind: Kind, deadline: Option<Instant>) -> Result<(), RecvTimeoutError> {
-        self.blocking_claim(kind, deadline).map_err(|e| e.map_or(RecvTimeoutError::Timeout, Into::into))
+        self.blocking_claim(kind, deadline.map(|at| (at, RecvTimeoutError::Timeout)))
     }
 
     /// Receives up to `limit` messages; waits until there is one, and takes what else is there.
@@ -348,7 +352,7 @@ impl Receiver {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        self.blocking_claim(Kind::Message, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
+        self.blocking_claim::<RecvError>(Kind::Message, None)?;
         Ok(self.many(limit))
     }
 
@@ -386,7 +390,7 @@ impl Receiver {
     ///
     /// As [`recv`](Self::recv).
     pub fn blocking_lease(&mut self) -> Result<Lease, RecvError> {
-        self.blocking_claim(Kind::Lease, None).map_err(|e| e.unwrap_or(RecvError::Disconnected))?;
+        self.blocking_claim::<RecvError>(Kind::Lease, None)?;
         Ok(self.lease_in_hand())
     }
 

@@ -196,7 +196,7 @@ impl<'a> Ring<'a> {
         // word read: closed, or moved by somebody else, it fails.
         let moved = Head { page: next, ..head };
         if self.mem.head().compare_exchange(head.word(), moved.word(), AcqRel, Relaxed).is_ok() {
-            self.mem.counters()[0].fetch_add(1, Relaxed); // a statistic
+            self.mem.page_turns().fetch_add(1, Relaxed); // a statistic
             self.open(&mut cell, next, now);
         }
         Ok(())

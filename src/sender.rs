@@ -132,22 +132,23 @@ impl Sender {
     /// As [`send`](Self::send).
     pub fn blocking_send(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
         let record = [self.record(message.as_ref())?];
-        self.place_blocking(&record, None).map(first).map_err(|e| match e {
-            Some(e) => e,
-            None => SendError::Closed, // not without a deadline
-        })
+        self.place_blocking(&record, None).map(first)
     }
 
-    /// Nothing as an error means that the deadline passed.
+    /// With a deadline goes the error if it passes.
     #[inline]
-    fn place_blocking(&self, records: &[Record<'_>], deadline: Option<Instant>) -> Result<Sent, Option<SendError>> {
+    fn place_blocking<E: From<SendError>>(
+        &self,
+        records: &[Record<'_>],
+        deadline: Option<(Instant, E)>,
+    ) -> Result<Sent, E> {
         match self.try_place(records) {
             Ok(sent) => Ok(sent),
-            Err(Refused::Closed) => Err(Some(SendError::Closed)),
+            Err(Refused::Closed) => Err(SendError::Closed.into()),
             Err(Refused::Full(_)) => {
                 let mut sleeper = Sleeper::sender();
-                let sent = block_on(deadline, |cx| self.poll_place(cx, &mut sleeper, records));
-                sent.ok_or(None)?.map_err(Some)
+                let deadline = deadline.map(|(at, late)| (at, Err(late)));
+                block_on(deadline, |cx| self.poll_place(cx, &mut sleeper, records).map_err(E::from))
             }
         }
     }
@@ -173,7 +174,7 @@ impl Sender {
     pub fn send_timeout(&self, message: impl AsRef<[u8]>, timeout: Duration) -> Result<Offset, SendTimeoutError> {
         let record = [self.record(message.as_ref())?];
         let deadline = Instant::now().checked_add(timeout);
-        match self.place_blocking(&record, deadline) {
+        match self.place_blocking(&record, deadline.map(|at| (at, None))) {
             Ok(sent) => Ok(first(sent)),
             Err(Some(error)) => Err(error.into()),
             // One more look, which also tells the reason.
@@ -213,7 +214,7 @@ impl Sender {
     pub fn blocking_send_many<M: AsRef<[u8]>>(&self, messages: &[M]) -> Result<Vec<Offset>, SendManyError> {
         let mut many = Many::new(self, messages);
         while let Some(run) = many.next_run()? {
-            let sent = self.place_blocking(&run, None).map_err(|e| e.unwrap_or(SendError::Closed));
+            let sent = self.place_blocking(&run, None);
             many.sent(sent)?;
         }
         Ok(many.offsets)

@@ -85,7 +85,7 @@ impl Model {
             (Overflow::DropOldest, _) | (_, Kind::Lease) => copy[0],
             (Overflow::Block, Kind::Message) => {
                 let page = self.ring().page(claim.offset.page());
-                page.payload(claim.record.at, claim.record.len)[0]
+                page.payload(&claim.record)[0]
             }
         };
         Ok((claim, byte))
