@@ -1,10 +1,14 @@
 //! Op cells and claim cells: what a running operation says about itself, so that others can judge
 //! what is left of it if it dies.
 //!
-//! **Op cell** `{state 3, run 7, place 16, owner 12, sequence 26}` and an operand. The sequence rises
+//! **Op cell** `{state 3, run or place 16, owner 12, sequence 33}` and an operand. The sequence rises
 //! with every change, over all owners, and is never reset. Any open takes any idle cell; the entry
 //! of an open is not reused before its cells are idle, so a cell that has not changed names the
 //! same open still.
+//!
+//! - **Invariant (cleaning).** Who cleans a cell of a dead open reads the cell, then sees that the
+//!   entry is that open's still, and then swaps from exactly the word read. So any number of cleaners
+//!   work at once, and one that was stopped for long takes nothing from the next user of the entry.
 //!
 //! - A sender says RESERVING(place) before it adds to a cursor and HOLDS(offset, run) before it
 //!   writes; IDLE after it committed. Between RESERVING and IDLE there is no wait, allocation or
@@ -14,10 +18,10 @@
 //!   it, or to nobody who can still write. [`OpCells::nobody_holds`] proves the last.
 //! - Who changes a cursor word by compare-and-swap says TURNING(page number) first.
 //!
-//! **Claim cell** `{epoch 32, attempts 12, owner 16, kind 1, state 3}`, the offset, the time taken.
-//! FREE -> TAKEN -> INTENT -> HELD -> DONE -> FREE, or HELD -> RETURNED -> HELD. Every INTENT and
-//! every taking of a RETURNED cell has a new epoch. The operands are stored only by the owner, and
-//! only while the cell is TAKEN.
+//! **Claim cell** `{epoch 32, attempts 12, owner 16, kind 1, state 3}`, the offset, the time taken,
+//! three counters. FREE -> TAKEN -> INTENT -> HELD -> DONE -> FREE, or HELD -> RETURNED -> HELD, or
+//! RETURNED -> GONE -> FREE. Every INTENT and every taking of a RETURNED cell has a new epoch. The
+//! offset is stored only by the owner, and only while the cell is TAKEN.
 //!
 //! - **Invariant (claim).** An INTENT is a claim if and only if the group's cursor in its offset's
 //!   page names the cell and stands right behind that index. Whoever moves that cursor on first makes
@@ -26,9 +30,13 @@
 //!   That of a message is left by its owner alone, as long as that lives; under `Block` its ack bit is
 //!   set and then the cell is free, without DONE. So HELD beside a set ack bit, or of a page that was
 //!   turned, is done, too.
+//! - The time taken `{epoch 32, milliseconds 32}` counts only for the claim of its epoch.
+//! - **Invariant (count).** A counter `{epoch 32, count 32}` was raised for the claim of its epoch. Who
+//!   counts reads the counter, sees that the cell is in that claim still, and swaps from what it read;
+//!   a cell leaves the claim only after that. So a claim is counted once, whoever dies in between.
 #![forbid(unsafe_code)]
 
-use crate::layout::{GroupCursor};
+use crate::layout::GroupCursor;
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::sync::{AtomicU64, Ordering, PATIENCE, fence, pause, thread_number};
@@ -52,15 +60,19 @@ enum Op {
 }
 
 const OP_STATE: u64 = 7;
-const OP_RUN: u32 = 3;
-const OP_PLACE: u32 = 10;
-const OP_OWNER: u32 = 26;
-const OP_SEQ: u32 = 38;
+const OP_DETAIL: u32 = 3;
+const OP_OWNER: u32 = 19;
+const OP_SEQ: u32 = 31;
 
-fn op_word(before: u64, state: Op, run: usize, place: usize, owner: usize) -> u64 {
+/// The next word of a cell. The detail is the place that is RESERVING, the run that HOLDS.
+fn op_word(before: u64, state: Op, detail: usize, owner: usize) -> u64 {
     let seq = (before >> OP_SEQ).wrapping_add(1);
     let owner = (owner as u64 & 0xfff) << OP_OWNER;
-    seq << OP_SEQ | owner | (place as u64) << OP_PLACE | (run as u64) << OP_RUN | state as u64
+    seq << OP_SEQ | owner | (detail as u64) << OP_DETAIL | state as u64
+}
+
+fn detail(word: u64) -> u64 {
+    word >> OP_DETAIL & 0xffff
 }
 
 fn owner(word: u64) -> usize {
@@ -95,7 +107,7 @@ impl<'a> OpCell<'a> {
             if !is(idle, Op::Idle) {
                 return None;
             }
-            let value = op_word(idle, state, 0, place, me.index);
+            let value = op_word(idle, state, place, me.index);
             // ORDER[announce] Release, by way of the add to the cursor that follows: who reads a
             // count that the add raised sees this cell RESERVING or later. Acquire: after the owner
             // before.
@@ -117,19 +129,19 @@ impl<'a> OpCell<'a> {
     }
 
     /// Makes the cells of an open that is dead, or that has ended, idle.
-    pub fn clear(mem: Memory<'a>, open: usize) {
+    pub fn clear(mem: Memory<'a>, open: OpenId) {
         for cell in used(mem) {
             let (word, _) = mem.op_cell(cell);
-            let seen = word.load(Acquire);
-            if !is(seen, Op::Idle) && owner(seen) == open {
-                let _ = word.compare_exchange(seen, op_word(seen, Op::Idle, 0, 0, 0), AcqRel, Relaxed);
+            let seen = word.load(Acquire); // ORDER[open entry] Acquire: before the look at the entry
+            if !is(seen, Op::Idle) && owner(seen) == open.index && open.is_entered(mem) {
+                let _ = word.compare_exchange(seen, op_word(seen, Op::Idle, 0, 0), AcqRel, Relaxed);
             }
         }
     }
 
     #[inline]
     fn set(&mut self, state: Op, run: usize) {
-        self.value = op_word(self.value, state, run, 0, owner(self.value));
+        self.value = op_word(self.value, state, run, owner(self.value));
         // ORDER[cell] Release: the operand, and that RESERVING ended here, with judge's Acquire.
         self.word.store(self.value, Release);
     }
@@ -158,7 +170,7 @@ impl Drop for OpCell<'_> {
     fn drop(&mut self) {
         // SeqCst and a read-modify-write, so that the look for sleepers that follows a send comes
         // after its commit: see ORDER[sleep] in wait.rs.
-        self.word.swap(op_word(self.value, Op::Idle, 0, 0, 0), SeqCst);
+        self.word.swap(op_word(self.value, Op::Idle, 0, 0), SeqCst);
     }
 }
 
@@ -202,7 +214,7 @@ impl<'a> OpCells<'a> {
             let (word, _) = self.mem.op_cell(cell);
             // ORDER[announce] Acquire was the caller's load of the count; ORDER[cell] Acquire here.
             let seen = word.load(Acquire);
-            if is(seen, Op::Reserving) && (seen >> OP_PLACE & 0xffff) as usize == place {
+            if is(seen, Op::Reserving) && detail(seen) as usize == place {
                 let changed = (0..PATIENCE).any(|_| {
                     pause();
                     word.load(Acquire) != seen
@@ -225,7 +237,7 @@ impl<'a> OpCells<'a> {
         let first = operand.load(Acquire); // ORDER[operand]
         // A cell that changed meanwhile has committed what it held, or been cleaned after its death:
         // either way the caller's compare-and-swap of the slot decides.
-        let held = first..first.saturating_add(seen >> OP_RUN & 0x7f);
+        let held = first..first.saturating_add(detail(seen));
         word.load(Acquire) == seen && held.contains(&offset) && !self.is_over(cell, seen)
     }
 
@@ -263,6 +275,8 @@ pub enum ClaimState {
     Done = 4,
     /// Given back: any receiver of the group may take it.
     Returned = 5,
+    /// Given back, and its page has gone; it may not be counted yet.
+    Gone = 6,
 }
 
 /// Whether a claim can be taken away.
@@ -275,12 +289,34 @@ pub enum Kind {
     Lease = 1,
 }
 
+/// What is counted in a claim cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// A message that was given back, handed out again.
+    Redelivered,
+    /// A message given back whose page has gone.
+    Gone,
+    /// A message that became a dead letter.
+    DeadLettered,
+}
+
+impl Count {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Redelivered, Self::Gone, Self::DeadLettered];
+
+    /// Which of them.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// A claim cell's word: `{epoch 32, attempts 12, owner 16, kind 1, state 3}`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClaimWord(u64);
 
 impl ClaimWord {
-    const MAX_ATTEMPTS: u64 = (1 << 12) - 1;
+    /// Deliveries that the word can count.
+    pub const MAX_ATTEMPTS: u64 = (1 << 12) - 1;
 
     #[inline]
     fn new(state: ClaimState, kind: Kind, owner: usize, attempts: u64, epoch: u64) -> Self {
@@ -297,6 +333,7 @@ impl ClaimWord {
             3 => ClaimState::Held,
             4 => ClaimState::Done,
             5 => ClaimState::Returned,
+            6 => ClaimState::Gone,
             _ => ClaimState::Free,
         }
     }
@@ -323,58 +360,74 @@ impl ClaimWord {
         Self(self.0 & !7 | state as u64)
     }
 
+    #[inline]
+    fn epoch(self) -> u64 {
+        self.0 >> 32
+    }
+
     /// The epoch of the next claim; wraps.
     #[inline]
     fn next_epoch(self) -> u64 {
-        ((self.0 >> 32) + 1) & u64::from(u32::MAX)
+        (self.epoch() + 1) & u64::from(u32::MAX)
     }
 
+    /// Nobody's.
     #[inline]
-    fn free(self) -> Self {
-        Self::new(ClaimState::Free, Kind::Message, 0, 0, self.0 >> 32)
+    pub fn free(self) -> Self {
+        Self::new(ClaimState::Free, Kind::Message, 0, 0, self.epoch())
     }
 
-    fn returned(self) -> Self {
-        let attempts = u64::from(self.attempts()) + 1;
+    /// Given back, after one more delivery.
+    pub fn returned(self) -> Self {
+        self.put_back(u64::from(self.attempts()) + 1)
+    }
+
+    fn put_back(self, attempts: u64) -> Self {
         Self::new(ClaimState::Returned, self.kind(), 0, attempts, self.next_epoch())
     }
 }
 
+const OFFSET: usize = 1;
+const TAKEN_AT: usize = 2;
+const COUNTERS: usize = 3;
+
 /// One claim cell.
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimCell<'a> {
-    word: &'a AtomicU64,
-    offset: &'a AtomicU64,
-    taken_at: &'a AtomicU64,
+    line: &'a [AtomicU64; 6],
 }
 
 impl<'a> ClaimCell<'a> {
     /// The cell at this number.
     #[inline]
     pub fn new(mem: Memory<'a>, group: usize, cell: usize) -> Self {
-        let [word, offset, taken_at] = mem.claim_cell(group, cell);
-        Self { word, offset, taken_at }
+        Self { line: mem.claim_cell(group, cell) }
+    }
+
+    #[inline]
+    fn word(self) -> &'a AtomicU64 {
+        &self.line[0]
     }
 
     /// What it says now.
     #[inline]
     pub fn load(self) -> ClaimWord {
-        ClaimWord(self.word.load(Acquire)) // ORDER[claim cell]
+        ClaimWord(self.word().load(Acquire)) // ORDER[claim cell]
     }
 
     /// What it says, and of which offset; nothing if it changed while it was read.
     pub fn read(self) -> Option<(ClaimWord, u64)> {
-        let seen = self.word.load(Acquire); // ORDER[claim cell]
-        let offset = self.offset.load(Acquire); // ORDER[operand]
-        (self.word.load(Acquire) == seen).then_some((ClaimWord(seen), offset))
+        let seen = self.load();
+        let offset = self.line[OFFSET].load(Acquire); // ORDER[operand]
+        (self.load() == seen).then_some((seen, offset))
     }
 
     /// One transition; false if somebody else made another first.
     #[inline]
-    fn change(self, from: ClaimWord, to: ClaimWord) -> bool {
+    pub fn change(self, from: ClaimWord, to: ClaimWord) -> bool {
         // ORDER[claim cell] AcqRel: what the holder did before it let go happens before what the
         // next one does. SeqCst: a return against the closing of a cursor, see group.rs.
-        self.word.compare_exchange(from.0, to.0, SeqCst, Acquire).is_ok()
+        self.word().compare_exchange(from.0, to.0, SeqCst, Acquire).is_ok()
     }
 
     /// FREE -> TAKEN, by `owner`.
@@ -390,17 +443,24 @@ impl<'a> ClaimCell<'a> {
 
     /// TAKEN or an INTENT that came to nothing -> INTENT of `offset`. The owner's own stores.
     #[inline]
-    pub fn intend(self, mine: ClaimWord, offset: u64, now: u64) -> ClaimWord {
+    pub fn intend(self, mine: ClaimWord, offset: u64, now: u32) -> ClaimWord {
         let mut taken = mine;
         if mine.state() == ClaimState::Intent {
             taken = ClaimWord::new(ClaimState::Taken, mine.kind(), mine.owner(), 0, mine.next_epoch());
-            self.word.store(taken.0, Release);
+            self.word().store(taken.0, Release);
         }
-        self.offset.store(offset, Release); // ORDER[operand]: who reads it sees TAKEN before it
-        self.taken_at.store(now, Relaxed); // only compared with clocks
+        self.line[OFFSET].store(offset, Release); // ORDER[operand]: who reads it sees TAKEN before it
+        self.say_taken_at(taken, now);
         let intent = taken.to(ClaimState::Intent);
-        self.word.store(intent.0, Release); // ORDER[claim cell]
+        self.word().store(intent.0, Release); // ORDER[claim cell]
         intent
+    }
+
+    #[inline]
+    fn say_taken_at(self, word: ClaimWord, now: u32) {
+        if word.kind() == Kind::Lease {
+            self.line[TAKEN_AT].store(word.epoch() << 32 | u64::from(now), Relaxed); // a time, with its epoch
+        }
     }
 
     /// INTENT -> HELD, by its owner or by a helper: true if it is held under this epoch now.
@@ -409,7 +469,7 @@ impl<'a> ClaimCell<'a> {
         let held = intent.to(ClaimState::Held);
         if intent.kind() == Kind::Message {
             // Nobody takes it away from a live owner, and a helper writes the same word.
-            self.word.store(held.0, Release); // ORDER[claim cell]
+            self.word().store(held.0, Release); // ORDER[claim cell]
             return true;
         }
         self.change(intent, held) || self.load() == held
@@ -426,12 +486,17 @@ impl<'a> ClaimCell<'a> {
         self.change(held, held.returned()).then(|| held.returned())
     }
 
+    /// HELD -> RETURNED, as if it had not been taken.
+    pub fn put_back(self, held: ClaimWord) -> bool {
+        self.change(held, held.put_back(u64::from(held.attempts())))
+    }
+
     /// HELD -> FREE, for a message that is done, by its owner: nobody takes it away from that.
     #[inline]
     pub fn release(self, held: ClaimWord) {
         // ORDER[claim cell] Release. SeqCst and a read-modify-write, so that the look for who waits
         // for a cell or for room comes after it: ORDER[sleep].
-        self.word.swap(held.free().0, SeqCst);
+        self.word().swap(held.free().0, SeqCst);
     }
 
     /// From exactly `from` -> FREE: false if it had changed.
@@ -440,12 +505,12 @@ impl<'a> ClaimCell<'a> {
     }
 
     /// RETURNED -> HELD by `owner`.
-    pub fn retake(self, returned: ClaimWord, owner: usize, kind: Kind, now: u64) -> Option<ClaimWord> {
+    pub fn retake(self, returned: ClaimWord, owner: usize, kind: Kind, now: u32) -> Option<ClaimWord> {
         let attempts = u64::from(returned.attempts());
         let held = ClaimWord::new(ClaimState::Held, kind, owner, attempts, returned.next_epoch());
         let won = self.change(returned, held);
         if won {
-            self.taken_at.store(now, Relaxed); // only compared with clocks
+            self.say_taken_at(held, now);
         }
         won.then_some(held)
     }
@@ -464,40 +529,55 @@ impl<'a> ClaimCell<'a> {
         }
     }
 
-    /// What a dead owner left, cleaned. HELD, and an INTENT that `is_claim`, is given back, unless
-    /// `fate` of its message says otherwise; the rest is freed.
-    pub fn reap(self, owner: usize, is_claim: impl Fn(u64) -> bool, fate: impl Fn(u64) -> Fate) -> Fate {
-        loop {
-            let Some((word, offset)) = self.read() else { continue };
-            let (to, fate) = match word.state() {
-                _ if word.owner() != owner => return Fate::Done,
-                ClaimState::Free | ClaimState::Returned | ClaimState::Done => return Fate::Done,
-                ClaimState::Intent if is_claim(offset) => {
-                    self.change(word, word.to(ClaimState::Held));
-                    continue;
-                }
-                ClaimState::Intent | ClaimState::Taken => (word.free(), Fate::Done),
-                ClaimState::Held => match fate(offset) {
-                    Fate::Open => (word.returned(), Fate::Open),
-                    over => (word.free(), over),
-                },
-            };
-            if self.change(word, to) {
-                return fate;
+    /// Whether the lease that `word` says was taken more than `timeout` milliseconds before `now`. Where
+    /// its holder has not said since when, the time begins now.
+    pub fn is_overdue(self, word: ClaimWord, now: u32, timeout: u32) -> bool {
+        let said = self.line[TAKEN_AT].load(Acquire);
+        if said >> 32 != word.epoch() {
+            // From exactly the value read: its holder, or another who looks, may say it meanwhile.
+            let from_now = word.epoch() << 32 | u64::from(now);
+            let _ = self.line[TAKEN_AT].compare_exchange(said, from_now, AcqRel, Relaxed);
+            return false;
+        }
+        // The clock wraps; a time just said may lie behind `now`.
+        let age = now.wrapping_sub(said as u32);
+        age > timeout && age < 1 << 31
+    }
+
+    /// Counts something of the claim `word` once, if the cell is in that claim still.
+    pub fn count(self, what: Count, word: ClaimWord) {
+        let counter = &self.line[COUNTERS + what.index()];
+        let mut seen = counter.load(Acquire); // ORDER[count] Acquire: the counter before the cell
+        while seen >> 32 != word.epoch() && self.load() == word {
+            let n = (seen + 1) & u64::from(u32::MAX);
+            // ORDER[count] Release: counted before the cell leaves the claim.
+            match counter.compare_exchange(seen, word.epoch() << 32 | n, AcqRel, Acquire) {
+                Ok(_) => return,
+                Err(other) => seen = other,
             }
         }
     }
-}
 
-/// What became of a message that somebody dead held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It is not done, and can be handed out again.
-    Open,
-    /// It is done.
-    Done,
-    /// Its page has gone.
-    Gone,
+    /// How often that was counted in this cell.
+    pub fn counted(self, what: Count) -> u32 {
+        self.line[COUNTERS + what.index()].load(Acquire) as u32
+    }
+
+    /// HELD or RETURNED -> GONE, and settles it; false if it had changed.
+    pub fn lose(self, from: ClaimWord) -> bool {
+        let gone = from.to(ClaimState::Gone);
+        let lost = self.change(from, gone);
+        if lost {
+            self.settle_gone(gone);
+        }
+        lost
+    }
+
+    /// Counts a GONE cell and frees it: by whoever finds it.
+    pub fn settle_gone(self, gone: ClaimWord) {
+        self.count(Count::Gone, gone);
+        self.free(gone);
+    }
 }
 
 /// Whether an INTENT of `offset` by the cell that `cursor` names is a claim in `page`.

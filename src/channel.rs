@@ -1,9 +1,11 @@
 //! The handle behind senders and receivers.
 #![forbid(unsafe_code)]
 
+use crate::cells::Count;
+use crate::dead;
 use crate::file::OpenFile;
 use crate::group::Group;
-use crate::layout::MAX_GROUP_NAME;
+use crate::layout::{Geometry, MAX_GROUP_NAME};
 use crate::lifecycle::NotCreated;
 use crate::opens::OpenId;
 use crate::shared::Root;
@@ -67,12 +69,16 @@ pub struct GroupStats {
     pub damaged: u64,
     /// Messages given back after their page had gone.
     pub gone: u64,
-    /// Messages handed out again.
+    /// Messages handed out again; wraps at 32 bits.
     pub redelivered: u64,
+    /// Messages that are not handed out any more and wait for room among the dead letters.
+    pub undeliverable: usize,
+    /// Messages that became dead letters.
+    pub dead_lettered: u64,
 }
 
 /// How a channel stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Messages in the ring.
@@ -97,7 +103,12 @@ pub struct Stats {
 
 impl Channel {
     pub(crate) fn open(options: &Options, path: &Path) -> Result<Self, OpenError> {
-        Ok(Self::new(Root::new(OpenFile::open(options, path)?)))
+        let file = OpenFile::open(options, path)?;
+        let letters = match file.map.layout().geometry {
+            Geometry { max_attempts: 1.., .. } if !file.read_only => Some(open_letters(options, &file)?),
+            _ => None,
+        };
+        Ok(Self::new(Root::new(file, letters)))
     }
 
     pub(crate) fn new(root: Arc<Root>) -> Self {
@@ -166,11 +177,42 @@ impl Channel {
         }
     }
 
+    /// A receiver of the dead letters: of the one group of the channel that they go to. Its messages are
+    /// read by [`DeadLetter::parse`]. It ends when neither this channel nor that one is open anywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::NoDeadLetters`] if the channel was made without [`Options::max_attempts`]; else
+    /// see [`SubscribeError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, nothing remains.
+    pub async fn dead_letters(&self) -> Result<Receiver, SubscribeError> {
+        self.root.usable()?;
+        let letters = self.root.dead_letters.as_ref().ok_or(SubscribeError::NoDeadLetters)?;
+        letters.subscribe(dead::GROUP).await
+    }
+
+    /// As [`dead_letters`](Self::dead_letters); may block the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`dead_letters`](Self::dead_letters).
+    pub fn blocking_dead_letters(&self) -> Result<Receiver, SubscribeError> {
+        self.root.usable()?;
+        let letters = self.root.dead_letters.as_ref().ok_or(SubscribeError::NoDeadLetters)?;
+        letters.blocking_subscribe(dead::GROUP)
+    }
+
     /// The groups, in no order, and how they stand. It looks at every message in the ring.
     pub fn groups(&self) -> Vec<GroupStats> {
+        if self.root.is_inherited() {
+            return Vec::new();
+        }
         let ring = self.root.ring();
         let stats = Group::all(ring.mem).filter_map(|group| {
-            let (held, returned) = group.held_and_returned();
+            let [held, returned, undeliverable] = group.held_and_returned();
             Some(GroupStats {
                 name: group.name()?,
                 lag: group.lag(&ring),
@@ -178,8 +220,10 @@ impl Channel {
                 returned,
                 lagged: group.lagged(),
                 damaged: group.damaged(),
-                gone: group.gone().load(Relaxed),
-                redelivered: group.redelivered().load(Relaxed),
+                gone: group.count(Count::Gone),
+                redelivered: group.count(Count::Redelivered),
+                undeliverable,
+                dead_lettered: group.count(Count::DeadLettered),
             })
         });
         stats.collect()
@@ -192,11 +236,12 @@ impl Channel {
     /// [`RemoveGroupError::InUse`] if messages of it are handed out, unless `force`; those who hold
     /// them then hear `GroupRemoved` when they finish.
     pub fn remove_group(&self, group: impl Into<GroupName>, force: bool) -> Result<(), RemoveGroupError> {
+        self.root.usable()?;
         let name = group.into();
         let (file, ring) = (&self.root.file, self.root.ring());
         let removed = file.with_open_lock(|_| {
             let group = Group::find(ring.mem, &name).ok_or(RemoveGroupError::NotFound)?;
-            let (held, _) = group.held_and_returned();
+            let [held, ..] = group.held_and_returned();
             if held > 0 && !force {
                 return Err(RemoveGroupError::InUse { held });
             }
@@ -210,8 +255,12 @@ impl Channel {
         removed
     }
 
-    /// How the channel stands. It looks at every message in the ring.
+    /// How the channel stands. It looks at every message in the ring. In the child of a fork that came
+    /// after the channel was opened, all of it is 0 and closed.
     pub fn stats(&self) -> Stats {
+        if self.root.is_inherited() {
+            return Stats { closed: true, ..Stats::default() };
+        }
         let ring = self.root.ring();
         let pages = ring.pages().count();
         Stats {
@@ -229,6 +278,9 @@ impl Channel {
 
     /// Messages in the ring, whoever has had them. It looks at every one.
     pub fn len(&self) -> u64 {
+        if self.root.is_inherited() {
+            return 0;
+        }
         let ring = self.root.ring();
         ring.pages().map(|page| ring.committed(page, 0)).sum()
     }
@@ -236,7 +288,7 @@ impl Channel {
     /// Whether the ring has no message.
     pub fn is_empty(&self) -> bool {
         let ring = self.root.ring();
-        ring.pages().all(|page| ring.committed(page, 0) == 0)
+        self.root.is_inherited() || ring.pages().all(|page| ring.committed(page, 0) == 0)
     }
 
     /// Bytes that the ring has for messages and 32 bytes each for their headers.
@@ -257,8 +309,11 @@ impl Channel {
 
     /// Refuses further sends, in the file and so in every process. Receivers get what was sent
     /// before, and then `Disconnected`. [`sender`](Self::sender) opens the channel again; senders
-    /// made before stay closed.
+    /// made before stay closed. Opened read-only, or in the child of a fork, it does nothing.
     pub fn close(&self) {
+        if self.root.usable().is_err() {
+            return;
+        }
         // Busy only while as many sends run as can: each is a few instructions long.
         while self.root.ring().close().is_err() {
             std::thread::yield_now();
@@ -268,7 +323,7 @@ impl Channel {
 
     /// Whether the channel was closed.
     pub fn is_closed(&self) -> bool {
-        self.root.ring().head().closed
+        self.root.is_inherited() || self.root.ring().head().closed
     }
 
     /// The path that the channel was opened by.
@@ -300,8 +355,30 @@ impl fmt::Debug for Channel {
     }
 }
 
+/// The channel of the dead letters, beside a channel and as large: a message of any length fits there.
+fn open_letters(options: &Options, file: &OpenFile) -> Result<Sender, OpenError> {
+    let g = file.map.layout().geometry;
+    let mut name = file.path.clone().into_os_string();
+    name.push(".dead");
+    let options = Options {
+        page_size: Some(g.page_size),
+        max_pages: Some(g.max_pages),
+        typical_message_len: Some(g.typical_message_len),
+        max_groups: Some(1),
+        max_opens: Some(g.max_opens),
+        max_op_cells: Some(g.max_op_cells),
+        max_held: Some(g.max_held),
+        overflow: Some(Overflow::Block),
+        max_attempts: Some(0),
+        trust_file_system: options.trust_file_system,
+        ..Options::default()
+    };
+    Ok(Channel::open(&options, Path::new(&name))?.sender())
+}
+
 /// A receiver of a group that exists.
 fn join(root: &Arc<Root>, name: &GroupName) -> Result<Option<Receiver>, SubscribeError> {
+    root.usable()?;
     let len = name.as_str().len();
     if len == 0 || len > MAX_GROUP_NAME {
         return Err(SubscribeError::InvalidName { len, max: MAX_GROUP_NAME });

@@ -15,7 +15,7 @@
 //!   offset first.
 #![forbid(unsafe_code)]
 
-use crate::cells::{ClaimState, ClaimWord, Fate, Kind, is_claim};
+use crate::cells::{ClaimState, ClaimWord, Kind};
 use crate::group::Group;
 use crate::layout::{GroupCursor, Layout, PageState, SlotState};
 use crate::page::{Page, Place};
@@ -99,8 +99,8 @@ enum Step {
 pub struct How {
     /// Whether it can be taken away.
     pub kind: Kind,
-    /// The time, in unix milliseconds.
-    pub now: u64,
+    /// The time that a lease is taken, in milliseconds of the monotonic clock.
+    pub now: u32,
 }
 
 impl<'a> Group<'a> {
@@ -282,7 +282,7 @@ impl<'a> Group<'a> {
 
     /// Whether a claim keeps its page from being turned.
     #[inline]
-    fn pins(&self) -> bool {
+    pub(crate) fn pins(&self) -> bool {
         self.mem.layout.geometry.overflow == crate::Overflow::Block
     }
 
@@ -302,7 +302,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    fn mark_damaged(&self, offset: Offset) {
+    pub(crate) fn mark_damaged(&self, offset: Offset) {
         let page = self.in_page(offset.page()).0;
         // Before the slot, so that whoever folds the page knows that there is something to count.
         page.word(Layout::PAGE_DAMAGE_SEEN).fetch_max(offset.page() + 1, SeqCst);
@@ -343,7 +343,7 @@ impl<'a> Group<'a> {
         let returned = self.cells().enumerate().filter_map(|(i, cell)| {
             let (word, offset) = cell.read()?;
             let offset = Offset::from_u64(offset);
-            let valid = word.state() == ClaimState::Returned && (offset.index() as usize) < self.mem.layout.slots;
+            let valid = self.is_deliverable(word) && (offset.index() as usize) < self.mem.layout.slots;
             valid.then_some((i, word, offset))
         });
         returned.min_by_key(|&(_, _, offset)| offset)
@@ -371,7 +371,7 @@ impl<'a> Group<'a> {
         let mut place = Place::unread(at);
         if copy_first && !page.copy(self.mem.uuid, offset.as_u64(), &mut place, copy) {
             if self.has_lost(offset.page()) {
-                self.lose_returned(self.cell(cell), word);
+                self.cell(cell).lose(word);
             } else {
                 self.mark_damaged(offset);
                 self.cell(cell).free(word);
@@ -384,7 +384,7 @@ impl<'a> Group<'a> {
             self.cell(cell).free(held);
             return false;
         }
-        self.redelivered().fetch_add(1, Relaxed); // a statistic
+        self.count_redelivery(self.cell(cell), held);
         self.fill(&mut hand.claim, cell, held, offset, place);
         true
     }
@@ -415,24 +415,17 @@ impl<'a> Group<'a> {
     /// Gives a message back.
     pub fn give_back(&self, claim: &Claim) -> Result<(), AckError> {
         let cell = self.cell(claim.cell as usize);
-        let Some(returned) = cell.give_back(claim.word) else { return Err(AckError::Taken) };
-        full_fence_after_rmw(); // against close_in: it sees RETURNED, or the cursor is seen closed
-        let lost = !self.is_current() || self.has_lost(claim.offset.page());
-        if lost {
-            self.lose_returned(cell, returned);
-        }
-        // SeqCst: before the look for sleepers, ORDER[sleep].
-        self.returns().fetch_add(1, SeqCst);
-        match lost {
-            true if !self.is_current() => Err(AckError::GroupRemoved),
-            true => Err(AckError::Gone),
-            false => Ok(()),
+        match self.return_cell(cell, claim.word, claim.offset) {
+            None => Err(AckError::Taken),
+            Some(false) => Ok(()),
+            Some(true) if !self.is_current() => Err(AckError::GroupRemoved),
+            Some(true) => Err(AckError::Gone),
         }
     }
 
     /// Whether a message could be claimed now: what a sleeper's open looks for.
     pub fn has_more(&self, ring: &Ring<'a>) -> bool {
-        if self.cells().any(|c| c.load().state() == ClaimState::Returned) {
+        if self.cells().any(|c| self.is_deliverable(c.load())) {
             return true;
         }
         let mut number = self.page_hint().max(ring.tail().page);
@@ -451,40 +444,5 @@ impl<'a> Group<'a> {
                 Next::Gone => ring.tail().page,
             };
         }
-    }
-
-    /// Cleans the cells of a dead open. True if a message was given back.
-    pub fn reap(self, owner: usize) -> bool {
-        self.settle_done_cells();
-        let fate = |offset: u64| {
-            let offset = Offset::from_u64(offset);
-            match self.is_done(offset.page(), offset.index() as usize) {
-                true => Fate::Done,
-                false if self.is_removed() => Fate::Done,
-                false if self.has_lost(offset.page()) => match self.pins() {
-                    true => Fate::Done,
-                    false => Fate::Gone,
-                },
-                false => Fate::Open,
-            }
-        };
-        let mut back = false;
-        for (number, cell) in self.cells().enumerate() {
-            let named = |offset: u64| {
-                let page_number = Offset::from_u64(offset).page();
-                let (page, word) = self.in_page(page_number);
-                let cursor = self.cursor(page_number, word.load(Acquire));
-                page.number() == page_number && cursor.cell == Some(number) && is_claim(offset, page_number, cursor)
-            };
-            match cell.reap(owner, named, fate) {
-                Fate::Open => back = true,
-                Fate::Gone => drop(self.gone().fetch_add(1, Relaxed)), // a statistic
-                Fate::Done => {}
-            }
-        }
-        if back {
-            self.returns().fetch_add(1, SeqCst);
-        }
-        back
     }
 }

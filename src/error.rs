@@ -6,6 +6,27 @@ use std::io;
 use std::path::PathBuf;
 use thiserror::Error;
 
+/// Why a handle can do nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unusable {
+    Forked,
+    ReadOnly,
+}
+
+macro_rules! unusable {
+    ($($error:ident)*) => {$(
+        impl From<Unusable> for $error {
+            fn from(why: Unusable) -> Self {
+                match why {
+                    Unusable::Forked => Self::Forked,
+                    Unusable::ReadOnly => Self::ReadOnly,
+                }
+            }
+        }
+    )*};
+}
+unusable!(SendError SubscribeError RemoveGroupError);
+
 /// Why a channel could not be created or opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -122,6 +143,14 @@ pub enum OpenError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The file may be read and not written.
+    #[error("{path} cannot be written, and a channel is used by writing: open it with Options::read_only to look at it", path = path.display())]
+    NotWritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// There is no file, and only opening was asked for.
     #[error("{path} does not exist", path = path.display())]
     NotFound {
@@ -170,6 +199,15 @@ pub enum SubscribeError {
     /// The operating system refused to write the new group down.
     #[error("the new group could not be written down")]
     Io(#[from] io::Error),
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
+    /// The channel was opened with [`Options::read_only`](crate::Options::read_only).
+    #[error("the channel was opened read-only")]
+    ReadOnly,
+    /// The channel was made without [`Options::max_attempts`](crate::Options::max_attempts).
+    #[error("the channel has no dead letters: it was created without max_attempts")]
+    NoDeadLetters,
 }
 
 /// Why a group could not be removed.
@@ -191,6 +229,12 @@ pub enum RemoveGroupError {
     /// The operating system refused to write it down.
     #[error("the removal could not be written down")]
     Io(#[from] io::Error),
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
+    /// The channel was opened with [`Options::read_only`](crate::Options::read_only).
+    #[error("the channel was opened read-only")]
+    ReadOnly,
 }
 
 /// Why there is no room for a message at the moment.
@@ -238,6 +282,12 @@ pub enum SendError {
     /// The channel was closed.
     #[error("the channel is closed")]
     Closed,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
+    /// The channel was opened with [`Options::read_only`](crate::Options::read_only).
+    #[error("the channel was opened read-only")]
+    ReadOnly,
 }
 
 /// Why a message was not sent at once.
@@ -258,6 +308,12 @@ pub enum TrySendError {
     /// The channel was closed.
     #[error("the channel is closed")]
     Closed,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
+    /// The channel was opened with [`Options::read_only`](crate::Options::read_only).
+    #[error("the channel was opened read-only")]
+    ReadOnly,
 }
 
 impl TrySendError {
@@ -277,6 +333,8 @@ impl From<SendError> for TrySendError {
         match e {
             SendError::MessageTooLarge { len, max } => Self::MessageTooLarge { len, max },
             SendError::Closed => Self::Closed,
+            SendError::Forked => Self::Forked,
+            SendError::ReadOnly => Self::ReadOnly,
         }
     }
 }
@@ -299,6 +357,12 @@ pub enum SendTimeoutError {
     /// The channel was closed.
     #[error("the channel is closed")]
     Closed,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
+    /// The channel was opened with [`Options::read_only`](crate::Options::read_only).
+    #[error("the channel was opened read-only")]
+    ReadOnly,
 }
 
 impl SendTimeoutError {
@@ -313,6 +377,8 @@ impl From<SendError> for SendTimeoutError {
         match e {
             SendError::MessageTooLarge { len, max } => Self::MessageTooLarge { len, max },
             SendError::Closed => Self::Closed,
+            SendError::Forked => Self::Forked,
+            SendError::ReadOnly => Self::ReadOnly,
         }
     }
 }
@@ -342,6 +408,9 @@ pub enum RecvError {
     /// The group was removed.
     #[error("the group was removed")]
     GroupRemoved,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
 }
 
 /// Why there is no message now.
@@ -352,10 +421,12 @@ pub enum TryRecvError {
     #[error("there is no message")]
     Empty,
     /// As many messages of the group are handed out as `max_held` allows.
-    #[error("{held} messages are held, of {max} that max_held allows")]
+    #[error("{held} messages are held, and {undeliverable} wait to become dead letters, of {max} that max_held allows")]
     TooManyHeld {
         /// Messages handed out and not done.
         held: usize,
+        /// Messages that wait for room among the dead letters.
+        undeliverable: usize,
         /// The limit.
         max: usize,
     },
@@ -368,6 +439,9 @@ pub enum TryRecvError {
     /// The group was removed.
     #[error("the group was removed")]
     GroupRemoved,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
 }
 
 impl TryRecvError {
@@ -388,6 +462,7 @@ impl From<RecvError> for TryRecvError {
             RecvError::Disconnected => Self::Disconnected,
             RecvError::Lagged(n) => Self::Lagged(n),
             RecvError::GroupRemoved => Self::GroupRemoved,
+            RecvError::Forked => Self::Forked,
         }
     }
 }
@@ -408,6 +483,9 @@ pub enum RecvTimeoutError {
     /// The group was removed.
     #[error("the group was removed")]
     GroupRemoved,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
 }
 
 impl RecvTimeoutError {
@@ -428,6 +506,7 @@ impl From<RecvError> for RecvTimeoutError {
             RecvError::Disconnected => Self::Disconnected,
             RecvError::Lagged(n) => Self::Lagged(n),
             RecvError::GroupRemoved => Self::GroupRemoved,
+            RecvError::Forked => Self::Forked,
         }
     }
 }
@@ -445,4 +524,7 @@ pub enum AckError {
     /// Its group was removed.
     #[error("the group was removed")]
     GroupRemoved,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
 }

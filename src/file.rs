@@ -5,23 +5,27 @@
 //!   place: whoever sees the name sees a whole channel. Who loses the race opens the winner's.
 //! - Opening and closing happen under the open lock. The opener clears the clean mark, and syncs
 //!   that, before its first store; the last user syncs everything, and then sets the mark.
+//! - Cleaning up after the dead needs no lock (reap.rs); only their entries are freed under it, and
+//!   groups repaired that somebody died over who held it.
+//! - A read-only open stores nothing, takes no lock, and has no entry.
 //! - If the mark is not set, the same boot, device and inode as stored mean that memory is coherent
 //!   and only the dead have to be cleaned up after.
 #![forbid(unsafe_code)]
 
 use crate::OpenError;
-use crate::cells::Liveness;
+use crate::cells::{Liveness, OpCell};
+use crate::fork::{self, Unshared};
 use crate::group::Group;
 use crate::header::Header;
 use crate::layout::{BLOCK, Geometry, Layout, MAGIC, MAX_PAGE_NUMBER, PAGE_LIMIT_STEP, PageState};
 use crate::map::Map;
 use crate::memory::Memory;
 use crate::opens::OpenId;
-use crate::options::{Create, Options};
+use crate::options::{self, Create, Options};
 use crate::ring::Ring;
 use crate::sys::{self, LockByte};
 use rustix::fs::{OFlags, RawMode};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -48,8 +52,12 @@ pub struct OpenFile {
     pub id: OpenId,
     /// Where the file is, or was.
     pub path: PathBuf,
-    file: File,
+    /// Whether nothing may be stored.
+    pub read_only: bool,
+    file: Unshared,
     header: Mutex<Header>,
+    /// The forks before it was opened.
+    forks: u64,
 }
 
 fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> OpenError {
@@ -67,29 +75,39 @@ fn boot_id(path: &Path) -> Result<[u64; 2], OpenError> {
     }
 }
 
+fn milliseconds(clock: rustix::time::ClockId) -> u64 {
+    let t = rustix::time::clock_gettime(clock);
+    t.tv_sec as u64 * 1000 + t.tv_nsec as u64 / 1_000_000
+}
+
 /// The time in unix milliseconds, as coarse as is cheap.
 #[inline]
 pub fn now() -> u64 {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-    t.tv_sec as u64 * 1000 + t.tv_nsec as u64 / 1_000_000
+    milliseconds(rustix::time::ClockId::RealtimeCoarse)
+}
+
+/// Milliseconds of the clock that no one sets; the same in all processes; wraps.
+#[inline]
+pub fn uptime() -> u32 {
+    milliseconds(rustix::time::ClockId::MonotonicCoarse) as u32
 }
 
 impl OpenFile {
     /// Opens or creates the channel at `path`.
     pub fn open(options: &Options, path: &Path) -> Result<Self, OpenError> {
+        if options.read_only {
+            return Self::look_at(options, path);
+        }
         loop {
             if options.create != Create::CreateNew {
-                match open_file(path) {
+                match open_file(path, OFlags::RDWR) {
                     Ok(file) => return Self::open_existing(options, path, file),
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {
                         if options.create == Create::OpenExisting {
                             return Err(OpenError::NotFound { path: path.into() });
                         }
                     }
-                    Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
-                        return Err(failed(path, "open it: it is a symbolic link")(e));
-                    }
-                    Err(e) => return Err(failed(path, "open it")(e)),
+                    Err(e) => return Err(not_opened(path, e)),
                 }
             }
             match create(options, path)? {
@@ -102,29 +120,21 @@ impl OpenFile {
         }
     }
 
-    fn open_existing(options: &Options, path: &Path, file: File) -> Result<Self, OpenError> {
-        check_file_system(options, path, &file)?;
-        let meta = file.metadata().map_err(failed(path, "look at it"))?;
-        if !meta.is_file() {
-            return Err(OpenError::NotAChannel { path: path.into() });
-        }
-        let header = read_header(path, &file)?;
-        let layout = check(options, path, &header, meta.len())?;
+    fn open_existing(options: &Options, path: &Path, file: Unshared) -> Result<Self, OpenError> {
+        let forks = fork::count();
+        let (meta, layout) = examine(options, path, &file)?;
         wait_for_lock(&file, LOCK_PATIENCE)
             .map_err(failed(path, "lock it"))?
             .ok_or(OpenError::Busy { path: path.into() })?;
         // Under the lock: what the last user wrote.
         let mut header = read_header(path, &file)?;
-        let map = Map::new(&file, layout, header.uuid).map_err(failed(path, "map it"))?;
+        let map = Map::new(&file, layout, header.uuid, true).map_err(failed(path, "map it"))?;
         let here = (boot_id(path)?, meta.dev(), meta.ino());
         let coherent = (header.boot_id, header.device, header.inode) == here;
         if !header.clean && !coherent {
             return Err(OpenError::NeedsRecovery { path: path.into() });
         }
-        let others = (0..map.layout().geometry.max_opens)
-            .filter(|&i| OpenId::at(map.memory(), i).is_some())
-            .any(|i| sys::is_locked(&file, LockByte::Open(i)).unwrap_or(true));
-        if !others {
+        if !is_in_use(&file, map.memory()) {
             check_words(path, map.memory())?;
         }
         // Before anything else is stored.
@@ -136,11 +146,37 @@ impl OpenFile {
         let mem = map.memory();
         mem.page_limit().fetch_max(header.page_limit, AcqRel);
         let id = attach(path, &file, mem)?;
-        let open = Self { map, id, path: path.into(), header: Mutex::new(header), file };
-        open.reap_all();
+        let header = Mutex::new(header);
+        let open = Self { map, id, path: path.into(), read_only: false, header, file, forks };
+        open.clean_up();
+        open.free_the_dead();
         sys::unlock(&open.file, LockByte::OpenLock).map_err(failed(path, "unlock it"))?;
         tracing::debug!(path = %path.display(), open = id.index, "opened");
         Ok(open)
+    }
+
+    /// Opens the channel without storing anything.
+    fn look_at(options: &Options, path: &Path) -> Result<Self, OpenError> {
+        let forks = fork::count();
+        let file = match open_file(path, OFlags::RDONLY) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(OpenError::NotFound { path: path.into() }),
+            other => other.map_err(|e| not_opened(path, e))?,
+        };
+        let (_, layout) = examine(options, path, &file)?;
+        let header = read_header(path, &file)?;
+        let map = Map::new(&file, layout, header.uuid, false).map_err(failed(path, "map it"))?;
+        if !is_in_use(&file, map.memory()) {
+            check_words(path, map.memory())?;
+        }
+        // An entry that no file has: nothing asks for it, as nothing is stored.
+        let id = OpenId { index: usize::MAX, incarnation: 0 };
+        Ok(Self { map, id, path: path.into(), read_only: true, header: Mutex::new(header), file, forks })
+    }
+
+    /// Whether this process is the child of a fork that this open was made before.
+    #[inline]
+    pub fn is_inherited(&self) -> bool {
+        self.forks != fork::count()
     }
 
     /// The words.
@@ -204,44 +240,63 @@ impl OpenFile {
         limit <= MAX_PAGE_NUMBER && self.ring().head().page + PAGE_LIMIT_STEP / 2 > limit
     }
 
-    /// Cleans up after every dead open, if there is one and the open lock is free.
-    pub fn reap_the_dead(&self) -> Reaped {
-        let mem = self.memory();
-        if !OpenId::all(mem).any(|id| self.is_dead(id.index)) {
-            return Reaped::Nobody;
+    /// Cleans up after every dead open. True if somebody may find something else than before.
+    pub fn reap_the_dead(&self) -> bool {
+        if self.the_dead().next().is_none() {
+            return false;
         }
-        let Ok(_header) = self.header.try_lock() else { return Reaped::Busy };
+        let cleaned = self.clean_up();
+        // Their entries are freed by who has the lock, now or later; until then they are looked at again.
+        let Ok(_header) = self.header.try_lock() else { return cleaned };
         if !sys::try_lock(&self.file, LockByte::OpenLock).unwrap_or(false) {
-            return Reaped::Busy;
+            return cleaned;
         }
-        self.reap_all();
+        self.free_the_dead();
         let _ = sys::unlock(&self.file, LockByte::OpenLock);
-        Reaped::All
+        true
     }
 
-    /// Cleans up after every dead open. Under the open lock.
-    fn reap_all(&self) {
-        let mem = self.memory();
-        for id in OpenId::all(mem).filter(|id| self.is_dead(id.index)) {
-            self.reap_cells(id.index);
-            id.detach(mem);
+    /// The opens that have ended without cleaning up.
+    fn the_dead(&self) -> impl Iterator<Item = OpenId> {
+        OpenId::all(self.memory()).filter(|&id| self.has_died(id))
+    }
+
+    /// Cleans the cells of the dead, which needs no lock. True if there was a message in them.
+    fn clean_up(&self) -> bool {
+        self.the_dead().filter(|&id| self.reap_cells(id)).count() > 0
+    }
+
+    /// Cleans up after the dead, frees their entries, and finishes what they had begun under the open
+    /// lock, which the caller holds.
+    fn free_the_dead(&self) {
+        for id in self.the_dead() {
+            self.reap_cells(id);
+            id.detach(self.memory());
             tracing::debug!(open = id.index, "reaped");
         }
         Group::repair(&self.ring());
     }
 
-    /// Cleans the claim cells of an open, also those of numbers that are no group's any more.
-    fn reap_cells(&self, open: usize) {
+    /// Cleans the cells of an open, claim cells also of numbers that are no group's any more. True if
+    /// there was a message in them.
+    fn reap_cells(&self, open: OpenId) -> bool {
         let mem = self.memory();
-        for number in 0..mem.layout.geometry.max_groups {
-            Group::any(mem, number).reap(open);
-        }
+        OpCell::clear(mem, open);
+        let groups = (0..mem.layout.geometry.max_groups).map(|number| Group::any(mem, number));
+        groups.filter(|group| group.reap(open)).count() > 0
+    }
+
+    fn has_died(&self, id: OpenId) -> bool {
+        // The entry after the lock byte, too: the byte that was asked for was this open's.
+        id != self.id
+            && matches!(sys::is_locked(&self.file, LockByte::Open(id.index)), Ok(false))
+            && id.is_entered(self.memory())
     }
 
     /// Ends this open: the last use of the mapping for anything but looking.
     pub fn close(&self) {
         let mem = self.memory();
-        self.reap_cells(self.id.index);
+        self.reap_cells(self.id);
         // What takes long is done before the lock is taken, if this may be the last user.
         if OpenId::all(mem).nth(1).is_none() && self.file.metadata().is_ok_and(|m| m.nlink() > 0) {
             let _ = self.sync_all();
@@ -254,7 +309,7 @@ impl OpenFile {
             sys::try_lock(&self.file, LockByte::OpenLock).unwrap_or(false)
         });
         if locked {
-            self.reap_all();
+            self.free_the_dead();
         }
         self.id.detach(mem);
         if locked
@@ -287,29 +342,27 @@ impl OpenFile {
     }
 }
 
-/// What came of a look for dead opens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reaped {
-    /// None was dead.
-    Nobody,
-    /// What they left is clean.
-    All,
-    /// Somebody holds the open lock; the dead are as they were.
-    Busy,
-}
-
 impl Liveness for OpenFile {
     fn is_dead(&self, open: usize) -> bool {
         let mem = self.memory();
-        if open == self.id.index || open >= mem.layout.geometry.max_opens {
-            return false;
-        }
-        // The incarnation before and after: the byte that was asked for was this one's.
-        let before = OpenId::at(mem, open);
-        before.is_some()
-            && matches!(sys::is_locked(&self.file, LockByte::Open(open)), Ok(false))
-            && OpenId::at(mem, open) == before
+        open < mem.layout.geometry.max_opens && OpenId::at(mem, open).is_some_and(|id| self.has_died(id))
     }
+}
+
+/// Whether somebody alive has the file open.
+fn is_in_use(file: &File, mem: Memory<'_>) -> bool {
+    OpenId::all(mem).any(|id| sys::is_locked(file, LockByte::Open(id.index)).unwrap_or(true))
+}
+
+/// What the file is, and its layout, if it is a channel such as the options ask for.
+fn examine(options: &Options, path: &Path, file: &File) -> Result<(Metadata, Layout), OpenError> {
+    check_file_system(options, path, file)?;
+    let meta = file.metadata().map_err(failed(path, "look at it"))?;
+    if !meta.is_file() {
+        return Err(OpenError::NotAChannel { path: path.into() });
+    }
+    let layout = check(options, path, &read_header(path, file)?, meta.len())?;
+    Ok((meta, layout))
 }
 
 fn attach(path: &Path, file: &File, mem: Memory<'_>) -> Result<OpenId, OpenError> {
@@ -322,9 +375,20 @@ fn attach(path: &Path, file: &File, mem: Memory<'_>) -> Result<OpenId, OpenError
     Err(OpenError::TooManyOpens { path: path.into(), max })
 }
 
-fn open_file(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    Ok(File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?))
+fn open_file(path: &Path, access: OFlags) -> io::Result<Unshared> {
+    let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    Unshared::open(|| Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?))
+}
+
+fn not_opened(path: &Path, error: io::Error) -> OpenError {
+    let path = path.to_owned();
+    match error.raw_os_error() {
+        Some(libc::ELOOP) => OpenError::Io { path, doing: "open it: it is a symbolic link", source: error },
+        Some(libc::EACCES | libc::EROFS) if open_file(&path, OFlags::RDONLY).is_ok() => {
+            OpenError::NotWritable { path, source: error }
+        }
+        _ => OpenError::Io { path, doing: "open it", source: error },
+    }
 }
 
 fn wait_for_lock(file: &File, patience: Duration) -> io::Result<Option<()>> {
@@ -391,6 +455,8 @@ fn check(options: &Options, path: &Path, header: &Header, found: u64) -> Result<
         ("max_op_cells", g.max_op_cells, options.max_op_cells),
         ("max_held", g.max_held, options.max_held),
         ("overflow", g.overflow as usize, options.overflow.map(|o| o as usize)),
+        ("lease_timeout", g.lease_timeout as usize, options.lease_timeout.map(|t| options::milliseconds(t) as usize)),
+        ("max_attempts", g.max_attempts as usize, options.max_attempts.map(|n| n as usize)),
     ];
     for (option, found, expected) in asked {
         if let Some(expected) = expected.filter(|&e| e != found) {
@@ -440,7 +506,7 @@ fn check_words(path: &Path, mem: Memory<'_>) -> Result<(), OpenError> {
 }
 
 /// Makes the file; nothing if somebody else was first.
-fn create(options: &Options, path: &Path) -> Result<Option<File>, OpenError> {
+fn create(options: &Options, path: &Path) -> Result<Option<Unshared>, OpenError> {
     let layout = Layout::new(options.geometry())?;
     let size = layout.file_bytes();
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current
@@ -455,8 +521,8 @@ fn create(options: &Options, path: &Path) -> Result<Option<File>, OpenError> {
     };
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let mode = rustix::fs::Mode::from_raw_mode(0o600 as RawMode);
-    let made = rustix::fs::open(parent, flags, mode);
-    let mut file = File::from(made.map_err(|e| failed(path, "create a file in its directory")(e.into()))?);
+    let made = Unshared::open(|| Ok(rustix::fs::open(parent, flags, mode)?));
+    let file = made.map_err(failed(path, "create a file in its directory"))?;
     check_file_system(options, path, &file)?;
     sys::allocate(&file, size).map_err(failed(path, "allocate it"))?;
     let mut random = [0; 16];
@@ -475,13 +541,14 @@ fn create(options: &Options, path: &Path) -> Result<Option<File>, OpenError> {
         inode: 0,
         created_at: now(),
     };
-    let map = Map::new(&file, layout, header.uuid).map_err(failed(path, "map it"))?;
+    let map = Map::new(&file, layout, header.uuid, true).map_err(failed(path, "map it"))?;
     map.memory().format(first);
     drop(map);
     // The headers last: what has them is whole.
     sys::sync(&file).map_err(failed(path, "sync it"))?;
     let bytes: Vec<u8> = header.words().iter().flat_map(|w| w.to_le_bytes()).collect();
-    file.write_all(&bytes).and_then(|()| file.write_all(&bytes)).map_err(failed(path, "write its header"))?;
+    let mut to: &File = &file;
+    to.write_all(&bytes).and_then(|()| to.write_all(&bytes)).map_err(failed(path, "write its header"))?;
     sys::sync(&file).map_err(failed(path, "sync it"))?;
     match sys::link(&file, path) {
         Ok(()) => {}

@@ -15,7 +15,7 @@
 //!   reads the counter first and the page number last: while that stands, no later page was folded.
 #![forbid(unsafe_code)]
 
-use crate::cells::{ClaimCell, ClaimState, ClaimWord, Kind};
+use crate::cells::{ClaimCell, ClaimState, ClaimWord, Count, Kind};
 use crate::layout::{Acks, GroupCursor, Layout, MAX_PAGE_NUMBER, SlotState};
 use crate::memory::Memory;
 use crate::page::Page;
@@ -34,9 +34,9 @@ const CELLS_USED: usize = 5;
 pub(crate) const LAGGED: usize = 0;
 pub(crate) const REPORTED: usize = 1;
 pub(crate) const DAMAGED: usize = 2;
-pub(crate) const GONE: usize = 3;
-pub(crate) const REDELIVERED: usize = 4;
-pub(crate) const LAGGED_BEFORE: usize = 5;
+pub(crate) const LAGGED_BEFORE: usize = 3;
+/// Where the counters of the claim cells stood when the group was created: three, behind each other.
+pub(crate) const COUNTED_BEFORE: usize = 4;
 
 pub(crate) const FREE: u64 = 0;
 pub(crate) const ACTIVE: u64 = 1;
@@ -185,14 +185,26 @@ impl<'a> Group<'a> {
         &self.live()[CELLS_USED]
     }
 
-    /// Messages that were given back and handed out again.
-    pub fn redelivered(&self) -> &'a AtomicU64 {
-        &self.counters()[REDELIVERED]
+    /// What the claim cells counted since the group was created.
+    pub fn count(&self, what: Count) -> u64 {
+        let before = self.counters()[COUNTED_BEFORE + what.index()].load(Acquire);
+        self.count_all(what).wrapping_sub(before) & u64::from(u32::MAX)
     }
 
-    /// Messages given back after their page had gone.
-    pub fn gone(&self) -> &'a AtomicU64 {
-        &self.counters()[GONE]
+    /// What the claim cells of this number ever counted; wraps at 32 bits.
+    pub(crate) fn count_all(&self, what: Count) -> u64 {
+        self.cells().map(|cell| u64::from(cell.counted(what))).sum()
+    }
+
+    /// Whether a message has been handed out as often as the channel allows.
+    pub fn is_undeliverable(&self, word: ClaimWord) -> bool {
+        let max = self.mem.layout.geometry.max_attempts;
+        max != 0 && word.attempts() >= max
+    }
+
+    /// Whether a cell has a message for any receiver of the group.
+    pub fn is_deliverable(&self, word: ClaimWord) -> bool {
+        word.state() == ClaimState::Returned && !self.is_undeliverable(word)
     }
 
     /// A claim cell.
@@ -207,12 +219,18 @@ impl<'a> Group<'a> {
         (0..used.min(self.mem.layout.geometry.max_held)).map(move |c| self.cell(c))
     }
 
-    /// Claim cells whose message is out, and whose message was given back.
-    pub fn held_and_returned(self) -> (usize, usize) {
-        self.cells().fold((0, 0), |(held, returned), cell| match cell.load().state() {
-            ClaimState::Held | ClaimState::Intent | ClaimState::Done => (held + 1, returned),
-            ClaimState::Returned => (held, returned + 1),
-            ClaimState::Free | ClaimState::Taken => (held, returned),
+    /// Claim cells whose message is out, whose message was given back and will be handed out again, and
+    /// whose message is to become a dead letter.
+    pub fn held_and_returned(self) -> [usize; 3] {
+        self.cells().fold([0; 3], |mut counts, cell| {
+            let word = cell.load();
+            match word.state() {
+                ClaimState::Held | ClaimState::Intent | ClaimState::Done => counts[0] += 1,
+                ClaimState::Returned if self.is_deliverable(word) => counts[1] += 1,
+                ClaimState::Returned => counts[2] += 1,
+                ClaimState::Free | ClaimState::Taken | ClaimState::Gone => {}
+            }
+            counts
         })
     }
 
@@ -297,22 +315,6 @@ impl<'a> Group<'a> {
         self.unfinished(number).next_back()
     }
 
-    /// Turns DONE cells into ack bits, for holders that were stopped in between.
-    pub fn settle_done_cells(self) {
-        for cell in self.cells() {
-            if let Some((word, offset)) = cell.read()
-                && word.state() == ClaimState::Done
-            {
-                let offset = Offset::from_u64(offset);
-                self.set_done(offset.page(), offset.index() as usize);
-                // The cell was this group's when it was read, if the group is there still.
-                if self.is_current() {
-                    cell.free(word);
-                }
-            }
-        }
-    }
-
     /// Whether a message of this removed group may still be in use where it lies in page `number`.
     pub fn holds_message_in(self, number: u64) -> bool {
         // ORDER[group state] SeqCst, with the fence after a claim: either the claimer sees the
@@ -339,7 +341,7 @@ impl<'a> Group<'a> {
             }
             self.complete_last(number, cursor);
             let closed = GroupCursor { closed: true, cell: None, ..cursor };
-            // SeqCst: against a message being given back, see `lose_returned`.
+            // SeqCst: against a message being given back, see `return_cell`.
             let _ = word.compare_exchange(seen, closed.word(self.tag(number)), SeqCst, Relaxed);
         }
     }
@@ -359,14 +361,6 @@ impl<'a> Group<'a> {
         cursor.closed || page.number() != number
     }
 
-    /// Frees a RETURNED cell whose page has gone, and counts it. The cell was read before the group
-    /// was last seen to be there.
-    pub fn lose_returned(&self, cell: ClaimCell<'a>, word: ClaimWord) {
-        if cell.free(word) {
-            self.gone().fetch_add(1, Relaxed); // a statistic
-        }
-    }
-
     /// Whether the number is still this group's: active, or removed and not yet given to another.
     #[inline]
     fn is_here(&self) -> bool {
@@ -380,7 +374,7 @@ impl<'a> Group<'a> {
             return;
         }
         self.close_in(number);
-        // With the fence in `give_back`: either RETURNED is seen here, or the closed cursor there.
+        // With the fence in `return_cell`: either RETURNED is seen here, or the closed cursor there.
         fence(SeqCst);
         for cell in self.cells() {
             if let Some((word, offset)) = cell.read()
@@ -388,7 +382,7 @@ impl<'a> Group<'a> {
                 && Offset::from_u64(offset).page() == number
                 && self.is_here()
             {
-                self.lose_returned(cell, word);
+                cell.lose(word);
             }
         }
         self.fold(LAGGED, number, |page, index| {

@@ -44,7 +44,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"disk_cha");
 /// The version of this format.
 pub const VERSION: u64 = 1;
 /// Words of a line of 128 bytes; smaller under loom, where padding costs time and shares nothing.
-pub const LINE: usize = if cfg!(disk_chan_loom) { 6 } else { 16 };
+pub const LINE: usize = if cfg!(disk_chan_loom) { 7 } else { 16 };
 /// Words of a block of 4096 bytes.
 pub const BLOCK: usize = if cfg!(disk_chan_loom) { 5 * LINE } else { 512 };
 /// Words of one copy of a group entry.
@@ -62,7 +62,11 @@ pub const CLEAR_EVERY_LAPS: u64 = 1 << 22;
 /// How far the synced limit of page numbers is raised.
 pub const PAGE_LIMIT_STEP: u64 = 1 << 28;
 /// Bytes of a message kept free for what a dead letter adds.
-pub const DEAD_LETTER_ROOM: usize = 64;
+pub const DEAD_LETTER_ROOM: usize = 56 + MAX_GROUP_NAME;
+/// Longest lease timeout in milliseconds: the clock that it is measured by wraps at twice that.
+pub const MAX_LEASE_TIMEOUT: u32 = 1 << 30;
+/// Most deliveries that a channel can allow; one more has to fit in a claim cell.
+pub const MAX_ATTEMPTS: u32 = 4000;
 /// Longest group name in bytes.
 pub const MAX_GROUP_NAME: usize = 128;
 
@@ -93,6 +97,10 @@ pub struct Geometry {
     pub max_held: usize,
     /// What a full ring does.
     pub overflow: Overflow,
+    /// Milliseconds after which a lease can be taken away; 0 is never.
+    pub lease_timeout: u32,
+    /// Deliveries after which a message becomes a dead letter; 0 is never.
+    pub max_attempts: u32,
 }
 
 /// Where everything lies: computed from the geometry, never stored.
@@ -154,6 +162,8 @@ impl Layout {
         between("max_opens", g.max_opens, 1, 4096)?;
         between("max_op_cells", g.max_op_cells, 1, 1 << 14)?;
         between("max_held", g.max_held, 1, GroupCursor::MAX_CELLS)?;
+        between("lease_timeout", g.lease_timeout as usize, 0, MAX_LEASE_TIMEOUT as usize)?;
+        between("max_attempts", g.max_attempts as usize, 0, MAX_ATTEMPTS as usize)?;
         let page_words = g.page_size / 8;
         let record = RECORD_HEADER + g.typical_message_len.div_ceil(8);
         let fixed = PAGE_HEADER + g.max_groups * 2 * LINE + LINE;
@@ -531,6 +541,8 @@ mod tests {
             max_op_cells: 1024,
             max_held: 256,
             overflow: Overflow::Block,
+            lease_timeout: 0,
+            max_attempts: 0,
         }
     }
 

@@ -77,7 +77,11 @@
 #[cfg(not(disk_chan_loom))]
 mod channel;
 #[cfg(not(disk_chan_loom))]
+mod dead;
+#[cfg(not(disk_chan_loom))]
 mod file;
+#[cfg(not(disk_chan_loom))]
+mod fork;
 #[cfg(not(disk_chan_loom))]
 mod header;
 #[cfg(not(disk_chan_loom))]
@@ -114,6 +118,7 @@ protocols! {
     mod memory;
     mod opens;
     mod page;
+    mod reap;
     mod ring;
     mod sync;
     mod wait;
@@ -130,6 +135,7 @@ pub use options::{Create, Options, Overflow, Start};
 #[cfg(not(disk_chan_loom))]
 pub use {
     channel::{Channel, GroupStats, Stats},
+    dead::DeadLetter,
     iter::{IntoIter, IntoMessageStream, Iter, MessageStream, TryIter},
     message::{Lease, Message, OwnedMessage},
     receiver::Receiver,

@@ -8,10 +8,10 @@
 //! - Creating and removing happen under the open lock. Joining takes nothing.
 #![forbid(unsafe_code)]
 
-use crate::cells::ClaimState;
+use crate::cells::{ClaimState, Count};
 use crate::group::{
-    ACTIVE, AT, DAMAGED, FREE, GONE, Group, LAGGED, LAGGED_BEFORE, PAGE_TAG, REDELIVERED, REMOVED, REPORTED, START,
-    STATE, counted, state, total,
+    ACTIVE, AT, COUNTED_BEFORE, DAMAGED, FREE, Group, LAGGED, LAGGED_BEFORE, PAGE_TAG, REMOVED, REPORTED, START, STATE,
+    counted, state, total,
 };
 use crate::layout::{ENTRY, MAX_GROUP_NAME, Tail};
 use crate::memory::Memory;
@@ -106,8 +106,9 @@ impl<'a> Group<'a> {
         let group = Self { mem, number, state: state(instance, ACTIVE) };
         live[START].store(Offset::new(ring.tail().page, 0).as_u64(), Release);
         live[AT].store(group.hint(ring.tail().page), Release);
-        for counter in [GONE, REDELIVERED] {
-            group.counters()[counter].store(0, Relaxed); // ORDER[group state] publishes them
+        for what in Count::ALL {
+            // ORDER[group state] publishes them. Every cell is free: what they count stands still.
+            group.counters()[COUNTED_BEFORE + what.index()].store(group.count_all(what), Relaxed);
         }
         group.starved().store(0, Relaxed);
         live[STATE].store(group.state, SeqCst); // ORDER[group state]
@@ -213,7 +214,7 @@ impl<'a> Group<'a> {
         for number in ring.pages() {
             self.close_in(number);
         }
-        fence(SeqCst); // with the fence in `give_back`
+        fence(SeqCst); // with the fence in `return_cell`
         self.free_returned();
     }
 }

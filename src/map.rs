@@ -19,10 +19,11 @@ pub struct Map {
 #[cfg(not(disk_chan_loom))]
 impl Map {
     /// Maps `file`, which has all the bytes that `layout` wants. A child of this process will not
-    /// have the mapping.
-    pub fn new(file: &std::fs::File, layout: Layout, uuid: [u64; 2]) -> std::io::Result<Self> {
-        let len = layout.file_bytes() as usize;
-        let map = memmap2::MmapOptions::new().len(len).map_raw(file)?;
+    /// have the mapping. If it is not `writable`, a store ends the process.
+    pub fn new(file: &std::fs::File, layout: Layout, uuid: [u64; 2], writable: bool) -> std::io::Result<Self> {
+        let mut options = memmap2::MmapOptions::new();
+        options.len(layout.file_bytes() as usize);
+        let map = if writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? };
         map.advise(memmap2::Advice::DontFork)?;
         let layout = Arc::new(layout);
         let wake = layout.control_words * 8;
@@ -65,7 +66,7 @@ fn words(map: &memmap2::MmapRaw, from: usize, count: usize) -> &'static [AtomicU
     // SAFETY: `at` is aligned, as a mapping begins at a page and `from` is a multiple of 8, and has
     // `count` words that live as long as the mapping. These bytes are accessed only as atomic words
     // of this width, or read through `Page::payload` under its conditions; other processes keep the
-    // same rule.
+    // same rule. In a read-only mapping they are only loaded, each in one access of its width.
     unsafe { std::slice::from_raw_parts(at.cast::<AtomicU64>(), count) }
 }
 

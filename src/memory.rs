@@ -137,12 +137,11 @@ impl<'a> Memory<'a> {
         at..at + 2 * ENTRY * 8
     }
 
-    /// A claim cell: state word, offset, time of taking.
+    /// A claim cell: state word, offset, time of taking, three counters.
     #[inline]
-    pub fn claim_cell(&self, group: usize, cell: usize) -> [&'a AtomicU64; 3] {
+    pub fn claim_cell(&self, group: usize, cell: usize) -> &'a [AtomicU64; 6] {
         let at = self.layout.claim_cells + (group * self.layout.geometry.max_held + cell) * LINE;
-        let line = &self.control[at..at + 3];
-        [&line[0], &line[1], &line[2]]
+        self.control[at..].first_chunk().expect("a line has more words than that")
     }
 
     /// The words of the page at a place.

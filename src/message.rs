@@ -48,6 +48,9 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
     #[inline]
     fn ack(&mut self) -> Result<(), AckError> {
         self.open = false;
+        if self.root.is_inherited() {
+            return Err(AckError::Forked);
+        }
         let group = self.group();
         let (acked, last) = group.ack(self.claim());
         self.root.after_ack(group, self.claim(), last);
@@ -56,6 +59,9 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
 
     fn give_back(&mut self) -> Result<(), AckError> {
         self.open = false;
+        if self.root.is_inherited() {
+            return Err(AckError::Forked);
+        }
         let group = self.group();
         let given = group.give_back(self.claim());
         self.root.after_give_back(group);

@@ -66,7 +66,7 @@ from_number!(i32 u32 u64 usize);
 /// The place of a message in the channel: it identifies and orders, it does not count.
 ///
 /// Offsets rise, with gaps, and none is ever used twice.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Offset(u64);
 
 impl Offset {

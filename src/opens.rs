@@ -6,10 +6,10 @@
 //! - The lock byte belongs to the file description that the mapping was made through. So a free
 //!   byte of a LIVE entry proves that no mapping is left: the open is dead, and what it left may be
 //!   cleaned, by anybody and by several at once.
-//! - An entry is not reused before the op cells and claim cells of the open before are clean.
+//! - An entry is freed under the open lock, after the op cells and claim cells of its open were cleaned.
+//!   So while the entry names an open, a cell that names the entry is that open's: cells.rs, cleaning.
 #![forbid(unsafe_code)]
 
-use crate::cells::OpCell;
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
 use Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -40,6 +40,11 @@ impl OpenId {
         (word & LIVE != 0).then_some(Self { index, incarnation: (word >> 32) as u32 })
     }
 
+    /// Whether its entry is still its own: false once somebody has cleaned up after it.
+    pub fn is_entered(self, mem: Memory<'_>) -> bool {
+        Self::at(mem, self.index) == Some(self)
+    }
+
     /// All opens.
     pub fn all(mem: Memory<'_>) -> impl Iterator<Item = Self> + '_ {
         let used = mem.opens_used().load(Acquire) as usize;
@@ -59,9 +64,9 @@ impl OpenId {
         id
     }
 
-    /// Gives the entry and its op cells back, for an open that ends or that is dead.
+    /// Gives the entry back, of an open that ends or that is dead. Its cells are clean, and the caller
+    /// holds the open lock, or is the open itself.
     pub fn detach(self, mem: Memory<'_>) {
-        OpCell::clear(mem, self.index);
         let free = self.word() & !LIVE;
         let _ = mem.open(self.index)[STATE].compare_exchange(self.word(), free, SeqCst, Relaxed);
     }

@@ -7,6 +7,7 @@ use crate::layout::Geometry;
 use crate::{Channel, OpenError, channel};
 #[cfg(not(disk_chan_loom))]
 use std::path::Path;
+use std::time::Duration;
 
 /// What happens to a send when the ring is full. Stored in the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +69,9 @@ pub struct Options {
     pub(crate) max_op_cells: Option<usize>,
     pub(crate) max_held: Option<usize>,
     pub(crate) overflow: Option<Overflow>,
+    pub(crate) lease_timeout: Option<Duration>,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) read_only: bool,
     pub(crate) create: Create,
     pub(crate) trust_file_system: bool,
     pub(crate) first_page: u64,
@@ -130,6 +134,38 @@ impl Options {
         self
     }
 
+    /// How long a lease is its holder's: 1 millisecond to 12 days; for ever if not set.
+    ///
+    /// After that it can be handed out again, though its holder is alive; that one's
+    /// [`ack`](crate::Lease::ack) is then [`AckError::Taken`](crate::AckError::Taken). It happens within
+    /// a tick of 50 milliseconds wherever somebody waits for the channel or polls it. The time is the
+    /// monotonic clock's, in whole milliseconds, rounded up.
+    pub fn lease_timeout(mut self, timeout: Duration) -> Self {
+        self.lease_timeout = Some(timeout);
+        self
+    }
+
+    /// How often a message is handed out to a group before it becomes a dead letter: 1 to 4000; without
+    /// limit if not set.
+    ///
+    /// A message that was given back that often, by its holders, their deaths or `lease_timeout`, goes
+    /// to a channel of its own beside this one, with the name of this file and `.dead` behind it: see
+    /// [`Channel::dead_letters`]. That channel has the size of this one, and is created with it.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = Some(attempts);
+        self
+    }
+
+    /// Opens the channel only to look at it, with a file that cannot be written, too. Not stored.
+    ///
+    /// Nothing is written, not even that somebody looks, and the channel may be in use, or in need of
+    /// recovery. Statistics are there; sending, subscribing and changing groups are errors that say
+    /// `ReadOnly`. It is never created.
+    pub fn read_only(mut self, yes: bool) -> Self {
+        self.read_only = yes;
+        self
+    }
+
     /// Whether the channel may be created. Not stored.
     pub fn create(mut self, create: Create) -> Self {
         self.create = create;
@@ -185,6 +221,14 @@ impl Options {
             max_op_cells: self.max_op_cells.unwrap_or(1024),
             max_held: self.max_held.unwrap_or(256),
             overflow: self.overflow.unwrap_or_default(),
+            lease_timeout: self.lease_timeout.map_or(0, milliseconds),
+            max_attempts: self.max_attempts.unwrap_or(0),
         }
     }
+}
+
+/// Whole milliseconds, rounded up; what is set is not nothing.
+#[cfg(not(disk_chan_loom))]
+pub(crate) fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos().div_ceil(1_000_000).max(1)).unwrap_or(u32::MAX)
 }

@@ -3,7 +3,7 @@
 
 use crate::cells::Kind;
 use crate::claim::{Claim, Hand, How, Nothing};
-use crate::file::now;
+use crate::file::uptime;
 use crate::group::Group;
 use crate::park::block_on;
 use crate::shared::{Root, Sleeper};
@@ -67,7 +67,10 @@ impl Position {
     fn new(root: &Root, name: GroupName, group: usize, state: u64) -> Self {
         static RECEIVERS: AtomicUsize = AtomicUsize::new(0);
         let mem = root.memory();
-        let page = Group::of(mem, group, state).page_hint().max(root.ring().tail().page);
+        let page = match root.is_inherited() {
+            true => 0,
+            false => Group::of(mem, group, state).page_hint().max(root.ring().tail().page),
+        };
         // Receivers begin at different cells, so as not to share a line.
         let cell = RECEIVERS.fetch_add(1, Relaxed) % mem.layout.geometry.max_held.min(64);
         let hand = Hand::new(root.file.id.index, page, cell);
@@ -94,6 +97,9 @@ impl Position {
 
     #[inline]
     fn take_back(&self, root: &Root, claim: &Claim) {
+        if root.is_inherited() {
+            return;
+        }
         let group = self.group(root);
         if group.cell(claim.cell as usize).load() == claim.word && group.give_back(claim).is_ok() {
             root.after_give_back(group);
@@ -102,7 +108,7 @@ impl Position {
 
     #[inline]
     fn receive(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<(), Nothing> {
-        let how = How { kind, now: if kind == Kind::Lease { now() } else { 0 } };
+        let how = How { kind, now: if kind == Kind::Lease { uptime() } else { 0 } };
         let group = self.group(root);
         group.receive(&root.ring(), &mut self.hand, how, &mut self.buffer, patient)
     }
@@ -110,6 +116,9 @@ impl Position {
     /// One look; the claim is in the hand. A patient one also settles abandoned slots, and whether anybody is left to send.
     #[inline]
     fn attempt(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<(), TryRecvError> {
+        if root.is_inherited() {
+            return Err(TryRecvError::Forked);
+        }
         if let Some(owed) = self.owed.take() {
             return Err(owed.into());
         }
@@ -125,20 +134,19 @@ impl Position {
             let alone = !root.has_handles();
             if closed || alone {
                 // What the dead held is handed out first.
-                let clean = root.reap();
+                root.tend();
                 match self.receive(root, kind, true) {
                     Ok(()) => return Ok(()),
                     Err(again) => nothing = again,
                 }
                 // Closed, the page that senders wrote is sealed: an add that still comes counts no
                 // more. Alone before and after, as handles may come while others go.
-                let drained = closed && nothing == Nothing::End
+                ended = closed && nothing == Nothing::End
                     || alone && matches!(nothing, Nothing::Empty | Nothing::End) && !root.has_handles();
-                ended = clean && drained;
             }
         }
         if patient && !ended {
-            root.reap_now_and_then();
+            root.tend_now_and_then();
         }
         Err(match nothing {
             _ if ended => TryRecvError::Disconnected,
@@ -146,8 +154,9 @@ impl Position {
             Nothing::Lagged(n) => TryRecvError::Lagged(n),
             Nothing::Removed => TryRecvError::GroupRemoved,
             Nothing::NoCell => {
-                let (held, _) = self.group(root).held_and_returned();
-                TryRecvError::TooManyHeld { held, max: root.file.map.layout().geometry.max_held }
+                let [held, _, undeliverable] = self.group(root).held_and_returned();
+                let max = root.file.map.layout().geometry.max_held;
+                TryRecvError::TooManyHeld { held, undeliverable, max }
             }
         })
     }
@@ -176,6 +185,7 @@ impl Position {
                 Err(TryRecvError::Disconnected) => Some(RecvError::Disconnected),
                 Err(TryRecvError::Lagged(n)) => Some(RecvError::Lagged(n)),
                 Err(TryRecvError::GroupRemoved) => Some(RecvError::GroupRemoved),
+                Err(TryRecvError::Forked) => Some(RecvError::Forked),
             };
             if let Some(error) = error {
                 sleeper.done();

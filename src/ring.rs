@@ -350,7 +350,7 @@ impl<'a> Ring<'a> {
             } else if settled {
                 return Err(Blocked::Group(group.number()));
             } else {
-                group.settle_done_cells();
+                group.settle();
                 settled = true;
             }
         }

@@ -6,10 +6,10 @@ use crate::file::now;
 use crate::layout::MAX_RUN;
 use crate::page::Record;
 use crate::park::block_on;
-use crate::ring::{Blocked, Refused, Sent};
+use crate::ring::{Blocked, Refused, Ring, Sent};
 use crate::shared::{Root, Sleeper};
 use crate::{
-    Full, GroupName, Offset, Receiver, SendError, SendManyError, SendTimeoutError, Start, SubscribeError, TrySendError,
+    GroupName, Offset, Receiver, SendError, SendManyError, SendTimeoutError, Start, SubscribeError, TrySendError,
 };
 use std::fmt;
 use std::future::poll_fn;
@@ -40,16 +40,19 @@ pub struct Sender {
     epoch: u32,
 }
 
-/// Why there was no room, or that there never will be.
-enum Stopped {
-    Closed,
-    Full(Full),
+/// Why nothing was sent.
+enum Stop {
+    /// It may work later.
+    Full(Blocked),
+    /// It will not.
+    Never(SendError),
 }
 
 impl Sender {
     pub(crate) fn new(root: Arc<Root>) -> Self {
         root.add_handle();
-        let epoch = root.ring().open_for_sending();
+        // What cannot be used says so when it sends.
+        let epoch = if root.usable().is_ok() { root.ring().open_for_sending() } else { 0 };
         Self { root, epoch }
     }
 
@@ -62,27 +65,30 @@ impl Sender {
         Ok(Record::new(message))
     }
 
+    /// The ring that it sends to.
+    pub(crate) fn ring(&self) -> Ring<'_> {
+        self.root.ring()
+    }
+
     #[inline]
-    fn try_place(&self, records: &[Record<'_>]) -> Result<Sent, Refused> {
-        let sent = self.root.ring().send(self.epoch, records, now());
-        match &sent {
+    fn try_place(&self, records: &[Record<'_>]) -> Result<Sent, Stop> {
+        self.root.usable().map_err(|why| Stop::Never(why.into()))?;
+        match self.root.ring().send(self.epoch, records, now()) {
             Ok(sent) => {
                 self.root.after_send();
                 if sent.index == 0 {
                     self.root.mind_page_limit();
                 }
+                Ok(sent)
             }
-            Err(Refused::Full(Blocked::PageLimit)) => self.root.mind_page_limit(),
-            Err(Refused::Full(_)) => self.root.reap_now_and_then(),
-            Err(Refused::Closed) => {}
-        }
-        sent
-    }
-
-    fn stopped(&self, refused: Refused) -> Stopped {
-        match refused {
-            Refused::Closed => Stopped::Closed,
-            Refused::Full(blocked) => Stopped::Full(self.root.full(blocked)),
+            Err(Refused::Closed) => Err(Stop::Never(SendError::Closed)),
+            Err(Refused::Full(blocked)) => {
+                match blocked {
+                    Blocked::PageLimit => self.root.mind_page_limit(),
+                    _ => self.root.tend_now_and_then(),
+                }
+                Err(Stop::Full(blocked))
+            }
         }
     }
 
@@ -101,9 +107,9 @@ impl Sender {
                     }
                     return Poll::Ready(Ok(sent));
                 }
-                Err(Refused::Closed) => return Poll::Ready(Err(SendError::Closed)),
-                Err(Refused::Full(_)) if again => {}
-                Err(Refused::Full(_)) => sleeper.register(&self.root, cx.waker()),
+                Err(Stop::Never(error)) => return Poll::Ready(Err(error)),
+                Err(Stop::Full(_)) if again => {}
+                Err(Stop::Full(_)) => sleeper.register(&self.root, cx.waker()),
             }
         }
         Poll::Pending
@@ -144,8 +150,8 @@ impl Sender {
     ) -> Result<Sent, E> {
         match self.try_place(records) {
             Ok(sent) => Ok(sent),
-            Err(Refused::Closed) => Err(SendError::Closed.into()),
-            Err(Refused::Full(_)) => {
+            Err(Stop::Never(error)) => Err(error.into()),
+            Err(Stop::Full(_)) => {
                 let mut sleeper = Sleeper::sender();
                 let deadline = deadline.map(|(at, late)| (at, Err(late)));
                 block_on(deadline, |cx| self.poll_place(cx, &mut sleeper, records).map_err(E::from))
@@ -160,9 +166,9 @@ impl Sender {
     /// [`TrySendError::Full`] with the reason; else as [`send`](Self::send).
     pub fn try_send(&self, message: impl AsRef<[u8]>) -> Result<Offset, TrySendError> {
         let record = [self.record(message.as_ref())?];
-        self.try_place(&record).map(first).map_err(|refused| match self.stopped(refused) {
-            Stopped::Closed => TrySendError::Closed,
-            Stopped::Full(full) => TrySendError::Full(full),
+        self.try_place(&record).map(first).map_err(|stop| match stop {
+            Stop::Never(error) => error.into(),
+            Stop::Full(blocked) => TrySendError::Full(self.root.full(blocked)),
         })
     }
 
@@ -178,9 +184,9 @@ impl Sender {
             Ok(sent) => Ok(first(sent)),
             Err(Some(error)) => Err(error.into()),
             // One more look, which also tells the reason.
-            Err(None) => self.try_place(&record).map(first).map_err(|refused| match self.stopped(refused) {
-                Stopped::Closed => SendTimeoutError::Closed,
-                Stopped::Full(full) => SendTimeoutError::Timeout(full),
+            Err(None) => self.try_place(&record).map(first).map_err(|stop| match stop {
+                Stop::Never(error) => error.into(),
+                Stop::Full(blocked) => SendTimeoutError::Timeout(self.root.full(blocked)),
             }),
         }
     }

@@ -8,24 +8,26 @@
 
 use crate::cells::Liveness;
 use crate::claim::Claim;
-use crate::file::{OpenFile, Reaped, now};
+use crate::error::Unusable;
+use crate::file::{OpenFile, now, uptime};
 use crate::group::Group;
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::options::Overflow;
 use crate::ring::{Blocked, Ring};
 use crate::wait::{self, Place, WaitList};
-use crate::{Full, GroupName};
+use crate::{Full, GroupName, Sender};
 use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
 use std::ops::Deref;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::thread::{self, JoinHandle};
 
-const TICK: futex::Timespec = futex::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const TICK_MS: u32 = 50;
+const TICK: futex::Timespec = futex::Timespec { tv_sec: 0, tv_nsec: TICK_MS as i64 * 1_000_000 };
 /// The watcher's orders, beside the number of sleepers: to end, and to look at once.
 const STOP: u32 = 1 << 31;
 const NUDGE: u32 = 1 << 30;
@@ -44,8 +46,10 @@ pub struct Shared {
     /// Sleepers of this process, and the STOP bit: what an idle watcher waits on.
     asleep: AtomicU32,
     watcher: Mutex<Option<JoinHandle<()>>>,
-    /// When the dead were last looked for, in unix milliseconds.
-    reaped_at: AtomicU64,
+    /// When the dead and the overdue were last looked for, in milliseconds.
+    tended_at: AtomicU32,
+    /// The channel of the dead letters.
+    pub dead_letters: Option<Sender>,
 }
 
 /// What handles hold. When the last one goes, the open ends before that drop returns.
@@ -63,14 +67,15 @@ impl Deref for Root {
 
 impl Root {
     /// Shares an open.
-    pub fn new(file: OpenFile) -> Arc<Self> {
+    pub fn new(file: OpenFile, dead_letters: Option<Sender>) -> Arc<Self> {
         let groups = file.map.layout().geometry.max_groups;
         Arc::new(Self(Arc::new(Shared {
             groups: (0..groups).map(|_| CachePadded::default()).collect(),
             room: WaitList::default(),
             asleep: AtomicU32::new(0),
             watcher: Mutex::new(None),
-            reaped_at: AtomicU64::new(0),
+            tended_at: AtomicU32::new(uptime().wrapping_sub(TICK_MS)),
+            dead_letters,
             file,
         })))
     }
@@ -114,6 +119,14 @@ impl Root {
 
 impl Drop for Root {
     fn drop(&mut self) {
+        if self.is_inherited() {
+            // Nothing in it is this process's: not its thread, its locks, its addresses.
+            std::mem::forget(Arc::clone(&self.0));
+            return;
+        }
+        if self.file.read_only {
+            return;
+        }
         self.asleep.fetch_or(STOP, SeqCst);
         atomic_wait::wake_all(&self.asleep);
         self.poke(self.file.id);
@@ -137,6 +150,21 @@ impl Shared {
     #[inline]
     pub fn ring(&self) -> Ring<'_> {
         self.file.ring()
+    }
+
+    /// Whether this process is the child of a fork that came after this was opened.
+    #[inline]
+    pub fn is_inherited(&self) -> bool {
+        self.file.is_inherited()
+    }
+
+    /// Whether the channel can be used by this handle.
+    #[inline]
+    pub fn usable(&self) -> Result<(), Unusable> {
+        if self.is_inherited() {
+            return Err(Unusable::Forked);
+        }
+        if self.file.read_only { Err(Unusable::ReadOnly) } else { Ok(()) }
     }
 
     /// Whether every hand-out is a copy.
@@ -163,31 +191,40 @@ impl Shared {
 
     /// One handle more that keeps receivers waiting.
     pub fn add_handle(&self) {
+        if self.usable().is_err() {
+            return;
+        }
         self.file.id.handles(self.memory()).fetch_add(1, SeqCst);
     }
 
     /// One handle less; the last one wakes the receivers, who find themselves disconnected.
     pub fn drop_handle(&self) {
-        if self.file.id.handles(self.memory()).fetch_sub(1, SeqCst) == 1 {
+        if self.usable().is_ok() && self.file.id.handles(self.memory()).fetch_sub(1, SeqCst) == 1 {
             self.wake_everybody();
         }
     }
 
-    /// Cleans up after the dead. True if there are none now.
-    pub fn reap(&self) -> bool {
-        let reaped = self.file.reap_the_dead();
-        if reaped == Reaped::All {
+    /// Cleans up after the dead, takes overdue leases away, and moves messages to the dead letters.
+    pub fn tend(&self) {
+        self.tended_at.store(uptime(), Relaxed); // only compared with clocks
+        let mut changed = self.file.reap_the_dead();
+        let geometry = &self.memory().layout.geometry;
+        if geometry.lease_timeout != 0 {
+            let now = uptime();
+            changed = Group::all(self.memory()).fold(changed, |changed, group| group.take_overdue(now) || changed);
+        }
+        if geometry.max_attempts != 0 {
+            Group::all(self.memory()).for_each(|group| self.bury(group));
+        }
+        if changed {
             self.wake_everybody();
         }
-        reaped != Reaped::Busy
     }
 
-    /// Cleans up after the dead, once a tick: for those who find nothing and do not sleep.
-    pub fn reap_now_and_then(&self) {
-        let (now, before) = (now(), self.reaped_at.load(Relaxed)); // only compared with clocks
-        if now.abs_diff(before) >= TICK.tv_nsec as u64 / 1_000_000 {
-            self.reaped_at.store(now, Relaxed);
-            self.reap();
+    /// The same, once a tick: for those who find nothing and do not sleep.
+    pub fn tend_now_and_then(&self) {
+        if uptime().wrapping_sub(self.tended_at.load(Relaxed)) >= TICK_MS {
+            self.tend();
         }
     }
 
@@ -196,7 +233,7 @@ impl Shared {
         word.fetch_add(1, SeqCst);
         if futex::wake(word, futex::Flags::empty(), 1) == Ok(0) {
             // Awake already, or dead: then what it says of its sleepers costs every send a call.
-            self.reap_now_and_then();
+            self.tend_now_and_then();
         }
     }
 
@@ -287,6 +324,7 @@ impl Shared {
 
     /// After a message was given back: somebody of its group can have it.
     pub fn after_give_back(&self, group: Group<'_>) {
+        self.bury(group);
         self.after_free(group);
         if wait::anyone(self.memory().sleepers()[RECEIVERS]).is_some() && !self.groups[group.number()].wake_one() {
             self.poke_others(RECEIVERS);
@@ -351,7 +389,7 @@ impl Shared {
         if let Err(error) = self.file.raise_page_limit() {
             tracing::warn!(%error, "the limit of page numbers could not be raised");
         }
-        self.reap();
+        self.tend();
         let connected = self.has_handles() && !ring.head().closed;
         for (number, list) in self.groups.iter().enumerate() {
             let now = Group::at(ring.mem, number).map(|g| g.state());
@@ -421,9 +459,14 @@ impl Sleeper {
         wait::announce(root.memory().sleepers()[self.kind()]);
     }
 
+    /// Where it registered. In the child of a fork nowhere, as the list is its parent's.
+    fn take_root(&mut self) -> Option<Arc<Root>> {
+        self.root.take().filter(|root| !root.is_inherited())
+    }
+
     /// Ends the waiting of one who has what it waited for. True if it ever registered.
     pub fn done(&mut self) -> bool {
-        let Some(root) = self.root.take() else { return false };
+        let Some(root) = self.take_root() else { return false };
         self.list(&root).remove(&mut self.place);
         root.end_sleep(self.kind());
         true
@@ -432,7 +475,7 @@ impl Sleeper {
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        let Some(root) = self.root.take() else { return };
+        let Some(root) = self.take_root() else { return };
         if !self.list(&root).remove(&mut self.place) {
             self.list(&root).wake_one();
         }

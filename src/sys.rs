@@ -88,3 +88,20 @@ pub fn sync(file: &File) -> io::Result<()> {
     // SAFETY: a valid descriptor; the call takes no pointer.
     checked(unsafe { libc::fdatasync(file.as_raw_fd()) })
 }
+
+/// Registers what runs around every fork of this process: before it, and after it in both processes.
+pub fn at_fork(before: extern "C" fn(), in_parent: extern "C" fn(), in_child: extern "C" fn()) -> io::Result<()> {
+    // SAFETY: functions without arguments, which live as long as the program. The one for the child
+    // makes no call that a child of a process with threads must not make.
+    match unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Closes a descriptor that the child of a fork got from its parent.
+pub fn close(fd: std::os::fd::RawFd) {
+    // SAFETY: only called by the handler in a fork's child, of the descriptors that the parent has
+    // open; in the child nothing else uses that number, or ever will as the same file.
+    let _ = unsafe { libc::close(fd) };
+}

@@ -104,7 +104,7 @@ fn one_lease_too_many_says_so_and_waits_for_an_ack() {
         }
         let mut rx = channel.subscribe("g").await.unwrap();
         let mut leases: Vec<_> = (0..4).map(|_| rx.try_lease().unwrap()).collect();
-        let too_many = TryRecvError::TooManyHeld { held: 4, max: 4 };
+        let too_many = TryRecvError::TooManyHeld { held: 4, undeliverable: 0, max: 4 };
         assert_eq!(rx.try_lease().unwrap_err(), too_many);
         assert_eq!(rx.clone().try_recv().unwrap_err(), too_many);
         assert!(too_many.to_string().contains('4') && too_many.to_string().contains("max_held"), "{too_many}");

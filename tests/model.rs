@@ -409,7 +409,7 @@ impl World {
                 assert!(n > 0);
                 None
             }
-            Err(TryRecvError::TooManyHeld { held, max }) => {
+            Err(TryRecvError::TooManyHeld { held, max, .. }) => {
                 assert_eq!((held, max), (MAX_HELD, MAX_HELD));
                 assert_eq!((out, g.returned.len()), (MAX_HELD, 0));
                 assert!(g.next < log.len());

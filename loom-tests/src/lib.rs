@@ -20,7 +20,9 @@ use loom::sync::atomic::{AtomicBool, Ordering::SeqCst};
 pub struct Model {
     heap: Heap,
     me: OpenId,
-    /// Whether open 1, which does not exist, is dead: models hand it cells.
+    /// Another open; models hand it cells.
+    pub other: OpenId,
+    /// Whether that one is dead.
     pub other_is_dead: AtomicBool,
     group: u64,
 }
@@ -47,13 +49,15 @@ impl Model {
             max_op_cells,
             max_held: 2,
             overflow,
+            lease_timeout: 0,
+            max_attempts: 0,
         };
         // Header, one line for the cursor and one for the ack words of each group, slots, records.
         let tables = 4 * LINE + max_groups * 2 * LINE + slots.next_multiple_of(LINE);
         let layout = Layout::with_slots(geometry, tables + slots * 5, slots).unwrap();
         let heap = Heap::new(layout, 0);
-        let me = OpenId::attach(heap.memory(), 0);
-        let mut model = Self { heap, me, other_is_dead: AtomicBool::new(false), group: 0 };
+        let (me, other) = (OpenId::attach(heap.memory(), 0), OpenId::attach(heap.memory(), 1));
+        let mut model = Self { heap, me, other, other_is_dead: AtomicBool::new(false), group: 0 };
         model.group = Group::activate(&model.ring(), 0).state();
         model
     }

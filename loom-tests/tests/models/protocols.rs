@@ -6,10 +6,9 @@
 //! from moving up (ORDER[ack]: the turn of a page against the reading of its bytes) is not seen;
 //! and it knows no time. Dekker pairs are fences (`SeqCst` accesses count as acquire-release).
 use disk_chan::Overflow::{Block, DropOldest};
-use disk_chan::cells::{ClaimWord, Kind, OpCell};
+use disk_chan::cells::{ClaimWord, Count, Kind, OpCell};
 use disk_chan::claim::Nothing;
 use disk_chan::layout::{PageState, SlotState};
-use disk_chan::opens::OpenId;
 use disk_chan::ring::{Blocked, Refused};
 use disk_chan::sync::AtomicU64;
 use disk_chan::wait::{self, WaitList};
@@ -134,10 +133,10 @@ fn no_claim_is_anonymous() {
             let model = Arc::clone(&model);
             move || model.receive(&mut model.hand(), Kind::Message).map(|(_, byte)| byte)
         });
-        group.reap(1);
+        group.reap(model.other);
         let first = other.join().unwrap().unwrap();
         // Its claim was completed by the other, or found by name: given back either way.
-        group.reap(1);
+        group.reap(model.other);
         let mut hand = model.hand();
         let (_, second) = model.receive(&mut hand, Kind::Message).unwrap();
         assert_eq!(first + second, 3, "each once: {first}, {second}");
@@ -275,13 +274,13 @@ fn give_back_against_a_turn() {
         let _ = model.group().give_back(&claim);
         let sent = sender.join().unwrap();
         if model.group().has_lost(0) {
-            assert_eq!(model.group().held_and_returned(), (0, 0), "a message of a lost page was kept");
+            assert_eq!(model.group().held_and_returned(), [0; 3], "a message of a lost page was kept");
         }
         let (got, lost) = model.drain();
-        let gone = model.group().gone().load(SeqCst);
+        let gone = model.group().count(Count::Gone);
         assert_eq!(lost, 0);
         assert_eq!(got.len() as u64 + gone, 2 + u64::from(sent), "{got:?}, {gone} gone");
-        let (held, returned) = model.group().held_and_returned();
+        let [held, returned, _] = model.group().held_and_returned();
         assert_eq!((held, returned), (0, 0));
     });
 }
@@ -322,7 +321,7 @@ fn a_dead_senders_hole_is_skipped() {
         let model = Arc::new(Model::new(3, Block));
         let mem = model.ring().mem;
         model.send(1).unwrap();
-        let dead = OpenId { index: 1, incarnation: 1 };
+        let dead = model.other;
         let cell = OpCell::reserving(mem, dead, 0).unwrap();
         model.ring().page(0).reserve(1, 5).unwrap();
         std::mem::forget(cell);

@@ -1,0 +1,149 @@
+//! What the dead left in a group, and what the living hold for too long: given back, or settled.
+//!
+//! **Invariants.**
+//! - Everything here is a swap from exactly a word that was read, and needs no lock: any number of
+//!   threads and processes do it at once, and each may die or be stopped at any point.
+//! - A cell of a dead open is changed only after its entry was seen to be that open's still (cells.rs,
+//!   cleaning). HELD, and an INTENT that is a claim, becomes RETURNED, unless the message is done or
+//!   its page has gone; the rest becomes FREE.
+//! - Only a lease is taken from a live holder. It is left by one swap, so a late `ack` fails.
+#![forbid(unsafe_code)]
+
+use crate::Offset;
+use crate::cells::{ClaimCell, ClaimState, ClaimWord, Count, Kind, is_claim};
+use crate::group::Group;
+use crate::opens::OpenId;
+use crate::sync::{Ordering, full_fence_after_rmw};
+use Ordering::{Acquire, SeqCst};
+
+impl<'a> Group<'a> {
+    /// Finishes what those who finished a message, or lost one, had begun, and were stopped in between:
+    /// DONE cells become ack bits, GONE ones are counted.
+    pub fn settle(self) {
+        for cell in self.cells() {
+            let Some((word, offset)) = cell.read() else { continue };
+            match word.state() {
+                ClaimState::Done => {
+                    let offset = Offset::from_u64(offset);
+                    self.set_done(offset.page(), offset.index() as usize);
+                    // The cell was this group's when it was read, if the group is there still.
+                    if self.is_current() {
+                        cell.free(word);
+                    }
+                }
+                ClaimState::Gone => cell.settle_gone(word),
+                _ => {}
+            }
+        }
+    }
+
+    /// Cleans the cells of a dead open, or of one's own that ends. True if there were any.
+    pub fn reap(self, open: OpenId) -> bool {
+        self.settle();
+        let (mut changed, mut back) = (false, false);
+        for (number, cell) in self.cells().enumerate() {
+            if let Some(left) = self.reap_cell(open, number, cell) {
+                changed = true;
+                back |= left == ClaimState::Returned;
+            }
+        }
+        if back {
+            self.returns().fetch_add(1, SeqCst);
+        }
+        changed
+    }
+
+    /// What a cell of that open has become; nothing if it was not its.
+    fn reap_cell(self, open: OpenId, number: usize, cell: ClaimCell<'a>) -> Option<ClaimState> {
+        loop {
+            let Some((word, offset)) = cell.read() else { continue };
+            // ORDER[open entry] The cell was read before the entry.
+            if word.owner() != open.index || !open.is_entered(self.mem) {
+                return None;
+            }
+            let to = match word.state() {
+                ClaimState::Free | ClaimState::Returned | ClaimState::Done | ClaimState::Gone => return None,
+                ClaimState::Intent if self.names(number, offset) => word.to(ClaimState::Held),
+                ClaimState::Intent | ClaimState::Taken => word.free(),
+                ClaimState::Held => self.after_death(cell, word, Offset::from_u64(offset)),
+            };
+            if cell.change(word, to) {
+                match to.state() {
+                    ClaimState::Held => {}
+                    ClaimState::Gone => {
+                        cell.settle_gone(to);
+                        return Some(ClaimState::Gone);
+                    }
+                    left => return Some(left),
+                }
+            }
+        }
+    }
+
+    /// Whether an INTENT of `offset` in this cell is a claim.
+    fn names(&self, cell: usize, offset: u64) -> bool {
+        let number = Offset::from_u64(offset).page();
+        let (page, word) = self.in_page(number);
+        let cursor = self.cursor(number, word.load(Acquire));
+        page.number() == number && cursor.cell == Some(cell) && is_claim(offset, number, cursor)
+    }
+
+    /// What becomes of a message whose holder died.
+    fn after_death(&self, cell: ClaimCell<'a>, held: ClaimWord, offset: Offset) -> ClaimWord {
+        self.count_redelivery(cell, held);
+        if self.is_removed() || self.is_done(offset.page(), offset.index() as usize) {
+            return held.free();
+        }
+        match self.has_lost(offset.page()) {
+            // Under `Block` a page turns only when it is done.
+            true if self.pins() => held.free(),
+            true => held.to(ClaimState::Gone),
+            false => held.returned(),
+        }
+    }
+
+    /// Counts the delivery of a message that had been given back: before its cell leaves HELD.
+    pub(crate) fn count_redelivery(&self, cell: ClaimCell<'a>, held: ClaimWord) {
+        if held.attempts() > 0 && !self.is_undeliverable(held) {
+            cell.count(Count::Redelivered, held);
+        }
+    }
+
+    /// Takes the leases away that were taken longer ago than the channel allows. `now` is in
+    /// milliseconds of the monotonic clock. True if there were any.
+    pub fn take_overdue(self, now: u32) -> bool {
+        let timeout = self.mem.layout.geometry.lease_timeout;
+        let overdue = |cell: ClaimCell<'a>| {
+            let (word, offset) = cell.read()?;
+            let claimed = matches!(word.state(), ClaimState::Held | ClaimState::Intent);
+            let overdue = claimed && word.kind() == Kind::Lease && cell.is_overdue(word, now, timeout);
+            overdue.then_some((word, offset))
+        };
+        let mut taken = false;
+        for (number, cell) in self.cells().enumerate() {
+            let Some((word, offset)) = overdue(cell) else { continue };
+            if word.state() == ClaimState::Held {
+                self.count_redelivery(cell, word);
+                taken |= self.return_cell(cell, word, Offset::from_u64(offset)).is_some();
+            } else if self.names(number, offset) {
+                // Of one stopped right after its claim; it is taken away at the next look.
+                cell.change(word, word.to(ClaimState::Held));
+            }
+        }
+        taken
+    }
+
+    /// HELD -> RETURNED, or GONE where the page or the group has gone. Whether it was lost; nothing if
+    /// the claim was over.
+    pub(crate) fn return_cell(&self, cell: ClaimCell<'a>, held: ClaimWord, offset: Offset) -> Option<bool> {
+        let returned = cell.give_back(held)?;
+        full_fence_after_rmw(); // against close_in: it sees RETURNED, or the cursor is seen closed
+        let lost = !self.is_current() || self.has_lost(offset.page());
+        if lost {
+            cell.lose(returned);
+        }
+        // SeqCst: before the look for sleepers, ORDER[sleep].
+        self.returns().fetch_add(1, SeqCst);
+        Some(lost)
+    }
+}
