@@ -96,9 +96,7 @@ mutant commit_and_read 'a slot is committed without release' \
     page.rs 'SlotState::Committed(at)), Release)' 'SlotState::Committed(at)), Relaxed)'
 
 mutant copy_against_a_turn 'a loss is not counted' \
-    group.rs 'self.fold(LAGGED, number, |page, index| {
-            matches!' 'self.fold(LAGGED, number, |page, index| {
-            number == u64::MAX && matches!'
+    group.rs 'self.fold(LAGGED, number, |slot| matches!' 'self.fold(LAGGED, number, |slot| number == u64::MAX && matches!'
 
 mutant reserve_and_seal 'a page is left without being sealed' \
     ring.rs 'if !self.seal(&mut cell, from, |page, c| page.is_full(c)) {' 'if false {'
@@ -132,9 +130,7 @@ mutant a_new_group_against_a_turn 'a group settles its start before it raises th
     'group.settle_start(ring, Offset::new(oldest, 0)); mem.tail().fetch_add(Tail::EPOCH_STEP, SeqCst);'
 
 mutant recycle_against_a_sender_about_to_reserve 'a loss is not counted' \
-    group.rs 'self.fold(LAGGED, number, |page, index| {
-            matches!' 'self.fold(LAGGED, number, |page, index| {
-            number == u64::MAX && matches!'
+    group.rs 'self.fold(LAGGED, number, |slot| matches!' 'self.fold(LAGGED, number, |slot| number == u64::MAX && matches!'
 
 mutant recycle_against_a_sender_about_to_reserve 'the page number is taken from before the add' \
     ring.rs 'let number = page.number();' 'let number = head.page;'
@@ -157,7 +153,10 @@ mutant a_dead_senders_hole_is_skipped 'the cell of a dead sender counts for ever
     'cell > 99 && seen > 99'
 
 mutant no_claim_is_anonymous 'the next claimer does not complete the claim before' \
-    group.rs 'self.cell(cell).complete(number, cursor);' 'let _ = (cell, number);'
+    group.rs '&& is_claim(offset, number, cursor)' '&& is_claim(offset, number, cursor) && number == u64::MAX'
+
+mutant a_claim_that_is_over_is_not_made_again 'a receiver does not look at the cursor again' \
+    claim.rs 'if cursor_word.load(Acquire) != seen || !self.is_current() {' 'if false {'
 
 mutant claim_and_claim 'the cursor is stored, not swapped' \
     claim.rs 'if cursor_word.compare_exchange(seen, claimed.word(tag), SeqCst, Relaxed).is_err() {' \
@@ -172,7 +171,7 @@ mutant removal_against_a_claim 'nobody looks for the messages of a removed group
     group.rs 'word.kind() == Kind::Message' 'word.kind() == Kind::Message && number == u64::MAX'
 
 mutant give_back_against_a_turn 'giving back does not look whether the page was lost' \
-    claim.rs 'let lost = !self.is_current() || self.has_lost(claim.offset.page());' \
+    reap.rs 'let lost = !self.is_current() || self.has_lost(offset.page());' \
     'let lost = !self.is_current();'
 
 mutant receivers_sleep_and_wake 'a sleeper looks again without a fence' \
@@ -198,6 +197,26 @@ mutant close_against_a_send 'a close does not seal the page' \
 
 mutant a_lease_ends_once 'a cell does not count its claims' \
     cells.rs 'Self(epoch << 32' 'Self((epoch & 0) << 32'
+
+mutant a_lease_is_taken_away_once 'the time of another claim is believed' \
+    cells.rs 'if said >> 32 != word.epoch() {' 'if said == u64::MAX {'
+
+mutant cleaners_compete 'a cleaner of op cells does not look at the entry' \
+    cells.rs '&& owner(seen) == open.index && open.is_entered(mem) {' '&& owner(seen) == open.index {'
+
+mutant cleaners_compete 'a cleaner of claim cells does not look at the entry' \
+    reap.rs 'if word.owner() != open.index || !open.is_entered(self.mem) {' 'if word.owner() != open.index {'
+
+mutant cleaners_compete 'a cleaner looks at the entry before the cell' \
+    cells.rs 'let seen = word.load(Acquire); // ORDER[open entry] Acquire: before the look at the entry' \
+    'if !open.is_entered(mem) { return; } let seen = word.load(Acquire);' \
+    cells.rs '&& owner(seen) == open.index && open.is_entered(mem) {' '&& owner(seen) == open.index {'
+
+mutant what_is_gone_is_counted_once 'a claim is counted by everybody who helps' \
+    cells.rs 'while seen >> 32 != word.epoch() && self.load() == word {' 'while self.load() == word {'
+
+mutant what_is_gone_is_counted_once 'a claim is counted when the cell has left it' \
+    cells.rs 'while seen >> 32 != word.epoch() && self.load() == word {' 'while seen >> 32 != word.epoch() {'
 
 echo "$ran mutants, $survived survived, $((SECONDS - began)) s"
 [ "$ran" -gt 0 ] && [ "$survived" = 0 ]

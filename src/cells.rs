@@ -25,7 +25,9 @@
 //!
 //! - **Invariant (claim).** An INTENT is a claim if and only if the group's cursor in its offset's
 //!   page names the cell and stands right behind that index. Whoever moves that cursor on first makes
-//!   such an INTENT HELD, so that no claim is ever anonymous.
+//!   such an INTENT HELD, so that no claim is ever anonymous. (A cursor may name a cell by a claim
+//!   that is over. So an owner looks at the cursor once more after it took the cell: as long as it
+//!   has the cell, nobody but itself makes a cursor name it.)
 //! - HELD(epoch) of a lease is left by one compare-and-swap, and only one wins: DONE or RETURNED.
 //!   That of a message is left by its owner alone, as long as that lives; under `Block` its ack bit is
 //!   set and then the cell is free, without DONE. So HELD beside a set ack bit, or of a page that was
@@ -137,6 +139,12 @@ impl<'a> OpCell<'a> {
                 let _ = word.compare_exchange(seen, op_word(seen, Op::Idle, 0, 0), AcqRel, Relaxed);
             }
         }
+    }
+
+    /// Whether it is as its owner left it: for models.
+    #[cfg(disk_chan_loom)]
+    pub fn is_ours(&self) -> bool {
+        self.word.load(Acquire) == self.value
     }
 
     #[inline]
@@ -515,24 +523,21 @@ impl<'a> ClaimCell<'a> {
         won.then_some(held)
     }
 
-    /// Makes the INTENT of the claimer that `cursor` names HELD, if it is a claim in `page`.
+    /// What it says and of which offset, if it is an INTENT.
     #[inline]
-    pub fn complete(self, page: u64, cursor: GroupCursor) {
+    pub fn intent(self) -> Option<(ClaimWord, u64)> {
         if self.load().state() != ClaimState::Intent {
-            return;
+            return None;
         }
-        if let Some((intent, offset)) = self.read()
-            && intent.state() == ClaimState::Intent
-            && is_claim(offset, page, cursor)
-        {
-            self.change(intent, intent.to(ClaimState::Held));
-        }
+        self.read().filter(|(word, _)| word.state() == ClaimState::Intent)
     }
 
-    /// Whether the lease that `word` says was taken more than `timeout` milliseconds before `now`. Where
-    /// its holder has not said since when, the time begins now.
-    pub fn is_overdue(self, word: ClaimWord, now: u32, timeout: u32) -> bool {
+    /// Whether the lease that `word` says was taken more than `timeout` milliseconds ago. Where its
+    /// holder has not said since when, the time begins now. `now` reads the clock: after the word was
+    /// read, as who looks may be stopped for long.
+    pub fn is_overdue(self, word: ClaimWord, now: impl FnOnce() -> u32, timeout: u32) -> bool {
         let said = self.line[TAKEN_AT].load(Acquire);
+        let now = now();
         if said >> 32 != word.epoch() {
             // From exactly the value read: its holder, or another who looks, may say it meanwhile.
             let from_now = word.epoch() << 32 | u64::from(now);

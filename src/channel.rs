@@ -316,6 +316,8 @@ impl Channel {
         }
         // Busy only while as many sends run as can: each is a few instructions long.
         while self.root.ring().close().is_err() {
+            // Or as many died in it.
+            self.root.tend_now_and_then();
             std::thread::yield_now();
         }
         self.root.wake_everybody();
@@ -356,7 +358,7 @@ impl fmt::Debug for Channel {
 }
 
 /// The channel of the dead letters, beside a channel and as large: a message of any length fits there.
-fn open_letters(options: &Options, file: &OpenFile) -> Result<Sender, OpenError> {
+fn open_letters(options: &Options, file: &OpenFile) -> Result<Channel, OpenError> {
     let g = file.map.layout().geometry;
     let mut name = file.path.clone().into_os_string();
     name.push(".dead");
@@ -373,7 +375,7 @@ fn open_letters(options: &Options, file: &OpenFile) -> Result<Sender, OpenError>
         trust_file_system: options.trust_file_system,
         ..Options::default()
     };
-    Ok(Channel::open(&options, Path::new(&name))?.sender())
+    Channel::open(&options, Path::new(&name))
 }
 
 /// A receiver of a group that exists.

@@ -230,8 +230,19 @@ impl<'a> Group<'a> {
                 }
                 continue;
             }
-            let Some((cell, word)) = mine.or_else(|| self.take_cell(hand, how.kind)) else {
-                break Step::NoCell;
+            let (cell, word) = match mine {
+                Some(mine) => mine,
+                None => {
+                    let Some(taken) = self.take_cell(hand, how.kind) else { break Step::NoCell };
+                    mine = Some(taken);
+                    // Again, now that it has the cell: the cursor may have come to name it meanwhile, by
+                    // a claim of this index that is over (cells.rs); and a removed group keeps its
+                    // number while it has the cell, so that a late swap meets no other group.
+                    if cursor_word.load(Acquire) != seen || !self.is_current() {
+                        continue;
+                    }
+                    taken
+                }
             };
             let intent = self.cell(cell).intend(word, offset.as_u64(), how.now);
             // What the cursor names by this cell was over when this receiver took it.

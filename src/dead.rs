@@ -21,7 +21,7 @@ use crate::page::Place;
 use crate::ring::Ring;
 use crate::shared::Shared;
 use crate::sync::full_fence_after_rmw;
-use crate::{Offset, Sender};
+use crate::{Channel, Offset};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -159,7 +159,7 @@ impl Shared {
 
     fn bury_one(
         &self,
-        letters: &Sender,
+        letters: &Channel,
         group: Group<'_>,
         (number, cell): (usize, ClaimCell<'_>),
         held: ClaimWord,
@@ -188,6 +188,8 @@ impl Shared {
         let mut letter = key(self.memory(), group, offset);
         let max = self.memory().layout.geometry.max_attempts;
         let may_be_there = held.attempts() > max;
+        // A sender made now sends, also if somebody closed that channel.
+        let letters = letters.sender();
         if !(may_be_there && is_sent(letters.ring(), &letter)) {
             let name = group.name().map_or(String::new(), |name| name.as_str().to_owned());
             letter.extend(place.sent_at().to_le_bytes());

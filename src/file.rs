@@ -60,6 +60,9 @@ pub struct OpenFile {
     forks: u64,
 }
 
+/// An entry that no file has: of who has not entered yet, or never will.
+const NOBODY: OpenId = OpenId { index: usize::MAX, incarnation: 0 };
+
 fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Io { path: path.into(), doing, source }
 }
@@ -143,15 +146,14 @@ impl OpenFile {
             header.clean = false;
             write_header(&map, &mut header).map_err(failed(path, "write its header"))?;
         }
-        let mem = map.memory();
-        mem.page_limit().fetch_max(header.page_limit, AcqRel);
-        let id = attach(path, &file, mem)?;
+        map.memory().page_limit().fetch_max(header.page_limit, AcqRel);
         let header = Mutex::new(header);
-        let open = Self { map, id, path: path.into(), read_only: false, header, file, forks };
-        open.clean_up();
-        open.free_the_dead();
+        let mut open = Self { map, id: NOBODY, path: path.into(), read_only: false, header, file, forks };
+        // First: they may have every entry.
+        let freed = open.free_the_dead();
+        open.id = attach(path, &open.file, open.memory())?;
         sys::unlock(&open.file, LockByte::OpenLock).map_err(failed(path, "unlock it"))?;
-        tracing::debug!(path = %path.display(), open = id.index, "opened");
+        tracing::debug!(path = %path.display(), open = open.id.index, freed, "opened");
         Ok(open)
     }
 
@@ -168,9 +170,7 @@ impl OpenFile {
         if !is_in_use(&file, map.memory()) {
             check_words(path, map.memory())?;
         }
-        // An entry that no file has: nothing asks for it, as nothing is stored.
-        let id = OpenId { index: usize::MAX, incarnation: 0 };
-        Ok(Self { map, id, path: path.into(), read_only: true, header: Mutex::new(header), file, forks })
+        Ok(Self { map, id: NOBODY, path: path.into(), read_only: true, header: Mutex::new(header), file, forks })
     }
 
     /// Whether this process is the child of a fork that this open was made before.
@@ -210,9 +210,8 @@ impl OpenFile {
         if wait_for_lock(&self.file, patience)?.is_none() {
             return Ok(None);
         }
-        let out = f(&mut header);
-        sys::unlock(&self.file, LockByte::OpenLock)?;
-        Ok(Some(out))
+        let _locked = OpenLock(&self.file);
+        Ok(Some(f(&mut header)))
     }
 
     /// Raises the limit of page numbers, if half of the last step is used and the open lock is free:
@@ -247,13 +246,12 @@ impl OpenFile {
         }
         let cleaned = self.clean_up();
         // Their entries are freed by who has the lock, now or later; until then they are looked at again.
-        let Ok(_header) = self.header.try_lock() else { return cleaned };
-        if !sys::try_lock(&self.file, LockByte::OpenLock).unwrap_or(false) {
-            return cleaned;
+        let freed = self.with_open_lock_for(Duration::ZERO, |_| self.free_the_dead());
+        let freed = freed.ok().flatten().unwrap_or(0);
+        if freed > 0 {
+            tracing::debug!(path = %self.path.display(), freed, "cleaned up after the dead");
         }
-        self.free_the_dead();
-        let _ = sys::unlock(&self.file, LockByte::OpenLock);
-        true
+        cleaned || freed > 0
     }
 
     /// The opens that have ended without cleaning up.
@@ -266,15 +264,18 @@ impl OpenFile {
         self.the_dead().filter(|&id| self.reap_cells(id)).count() > 0
     }
 
-    /// Cleans up after the dead, frees their entries, and finishes what they had begun under the open
-    /// lock, which the caller holds.
-    fn free_the_dead(&self) {
-        for id in self.the_dead() {
+    /// Cleans up after the dead, finishes what they had begun under the open lock, which the caller
+    /// holds, and frees their entries: last, as without one nobody looks for what is left. How many.
+    fn free_the_dead(&self) -> usize {
+        let dead: Vec<OpenId> = self.the_dead().collect();
+        for &id in &dead {
             self.reap_cells(id);
-            id.detach(self.memory());
-            tracing::debug!(open = id.index, "reaped");
         }
         Group::repair(&self.ring());
+        for id in &dead {
+            id.detach(self.memory());
+        }
+        dead.len()
     }
 
     /// Cleans the cells of an open, claim cells also of numbers that are no group's any more. True if
@@ -312,17 +313,17 @@ impl OpenFile {
             self.free_the_dead();
         }
         self.id.detach(mem);
-        if locked
-            && OpenId::all(mem).next().is_none()
-            && let Err(error) = self.leave_clean()
-        {
-            tracing::warn!(path = %self.path.display(), %error, "not left clean");
-        }
+        let last = locked && OpenId::all(mem).next().is_none();
+        let left = if last { self.leave_clean() } else { Ok(()) };
         // The byte before the lock: who finds the entry free finds its byte free. Whatever these
         // say, closing the file frees both.
         let _ = sys::unlock(&self.file, LockByte::Open(self.id.index));
         if locked {
             let _ = sys::unlock(&self.file, LockByte::OpenLock);
+        }
+        // Foreign code, and so only now.
+        if let Err(error) = left {
+            tracing::warn!(path = %self.path.display(), %error, "not left clean");
         }
         tracing::debug!(path = %self.path.display(), open = self.id.index, "closed");
     }
@@ -346,6 +347,15 @@ impl Liveness for OpenFile {
     fn is_dead(&self, open: usize) -> bool {
         let mem = self.memory();
         open < mem.layout.geometry.max_opens && OpenId::at(mem, open).is_some_and(|id| self.has_died(id))
+    }
+}
+
+/// The open lock, held. Dropped, it is free.
+struct OpenLock<'a>(&'a File);
+
+impl Drop for OpenLock<'_> {
+    fn drop(&mut self) {
+        let _ = sys::unlock(self.0, LockByte::OpenLock); // it fails for no descriptor that could lock
     }
 }
 

@@ -15,7 +15,7 @@
 //!   reads the counter first and the page number last: while that stands, no later page was folded.
 #![forbid(unsafe_code)]
 
-use crate::cells::{ClaimCell, ClaimState, ClaimWord, Count, Kind};
+use crate::cells::{ClaimCell, ClaimState, ClaimWord, Count, Kind, is_claim};
 use crate::layout::{Acks, GroupCursor, Layout, MAX_PAGE_NUMBER, SlotState};
 use crate::memory::Memory;
 use crate::page::Page;
@@ -341,7 +341,7 @@ impl<'a> Group<'a> {
             }
             self.complete_last(number, cursor);
             let closed = GroupCursor { closed: true, cell: None, ..cursor };
-            // SeqCst: against a message being given back, see `return_cell`.
+            // SeqCst: against a message being given back, see `lose_if_gone`.
             let _ = word.compare_exchange(seen, closed.word(self.tag(number)), SeqCst, Relaxed);
         }
     }
@@ -349,8 +349,13 @@ impl<'a> Group<'a> {
     /// Makes the claim that the cursor names HELD, as everybody does before moving it.
     #[inline]
     pub fn complete_last(&self, number: u64, cursor: GroupCursor) {
-        if let Some(cell) = cursor.cell.filter(|&c| c < self.mem.layout.geometry.max_held) {
-            self.cell(cell).complete(number, cursor);
+        if let Some(cell) = cursor.cell.filter(|&c| c < self.mem.layout.geometry.max_held)
+            && let Some((intent, offset)) = self.cell(cell).intent()
+            && is_claim(offset, number, cursor)
+            // After the cell was read: it is this group's.
+            && self.is_here()
+        {
+            self.cell(cell).change(intent, intent.to(ClaimState::Held));
         }
     }
 
@@ -363,7 +368,7 @@ impl<'a> Group<'a> {
 
     /// Whether the number is still this group's: active, or removed and not yet given to another.
     #[inline]
-    fn is_here(&self) -> bool {
+    pub(crate) fn is_here(&self) -> bool {
         self.live()[STATE].load(SeqCst) >> 8 == self.instance() // ORDER[group state]
     }
 
@@ -374,7 +379,7 @@ impl<'a> Group<'a> {
             return;
         }
         self.close_in(number);
-        // With the fence in `return_cell`: either RETURNED is seen here, or the closed cursor there.
+        // With the fence in `lose_if_gone`: either RETURNED is seen here, or the closed cursor there.
         fence(SeqCst);
         for cell in self.cells() {
             if let Some((word, offset)) = cell.read()
@@ -385,9 +390,8 @@ impl<'a> Group<'a> {
                 cell.lose(word);
             }
         }
-        self.fold(LAGGED, number, |page, index| {
-            matches!(page.slot(number, index), SlotState::Committed(_)) && !self.is_done(number, index)
-        });
+        // Damaged ones, too: until a moment ago they may have been taken for good.
+        self.fold(LAGGED, number, |slot| matches!(slot, SlotState::Committed(_) | SlotState::Damaged));
         self.fold_damage(number);
     }
 
@@ -395,15 +399,14 @@ impl<'a> Group<'a> {
     pub fn fold_damage(&self, number: u64) {
         let page = self.in_page(number).0;
         if page.word(Layout::PAGE_DAMAGE_SEEN).load(Acquire) == number + 1 {
-            self.fold(DAMAGED, number, |page, index| {
-                page.slot(number, index) == SlotState::Damaged && !self.is_done(number, index)
-            });
+            self.fold(DAMAGED, number, |slot| slot == SlotState::Damaged);
         }
     }
 
-    /// Adds to a counter, once for page `number`, the indexes that `counts`: of what was lost, from
-    /// the group's closed cursor on; of what was damaged, all.
-    fn fold(&self, counter: usize, number: u64, counts: impl Fn(&Page<'a>, usize) -> bool) {
+    /// Adds to a counter, once for page `number`, the messages that the group is not done with and
+    /// whose slot `counts`: of what was lost, those from the group's closed cursor on; of what was
+    /// damaged, those before it, or all.
+    fn fold(&self, counter: usize, number: u64, counts: impl Fn(SlotState) -> bool) {
         let (page, word) = self.in_page(number);
         let total_word = &self.counters()[counter];
         loop {
@@ -412,11 +415,12 @@ impl<'a> Group<'a> {
                 return;
             }
             let cursor = self.cursor(number, word.load(Acquire));
-            // A cursor that was closed before the start was settled may stand before it.
-            let from = if counter == LAGGED { cursor.index } else { 0 };
-            let first = from.max(self.start_index(number));
             let end = page.cursor().count.min(self.mem.layout.slots);
-            let n = (first..end).filter(|&i| counts(&page, i)).count() as u64;
+            let lost = if cursor.closed { cursor.index.min(end) } else { end };
+            let range = if counter == LAGGED { lost..end } else { 0..lost };
+            // A cursor that was closed before the start was settled may stand before it.
+            let range = range.start.max(self.start_index(number))..range.end;
+            let n = range.filter(|&i| counts(page.slot(number, i)) && !self.is_done(number, i)).count() as u64;
             fence(Acquire);
             if page.number() != number {
                 return;

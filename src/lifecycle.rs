@@ -214,7 +214,9 @@ impl<'a> Group<'a> {
         for number in ring.pages() {
             self.close_in(number);
         }
-        fence(SeqCst); // with the fence in `return_cell`
-        self.free_returned();
+        fence(SeqCst); // with the fence in `lose_if_gone`
+        let removed = Self { state: removed, ..self };
+        removed.settle();
+        removed.free_returned();
     }
 }

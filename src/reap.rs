@@ -57,49 +57,49 @@ impl<'a> Group<'a> {
     fn reap_cell(self, open: OpenId, number: usize, cell: ClaimCell<'a>) -> Option<ClaimState> {
         loop {
             let Some((word, offset)) = cell.read() else { continue };
-            // ORDER[open entry] The cell was read before the entry.
-            if word.owner() != open.index || !open.is_entered(self.mem) {
+            // ORDER[open entry] The cell was read before the entry, and before the group's state.
+            if word.owner() != open.index || !open.is_entered(self.mem) || !self.is_here() {
                 return None;
             }
+            let offset = Offset::from_u64(offset);
             let to = match word.state() {
                 ClaimState::Free | ClaimState::Returned | ClaimState::Done | ClaimState::Gone => return None,
                 ClaimState::Intent if self.names(number, offset) => word.to(ClaimState::Held),
                 ClaimState::Intent | ClaimState::Taken => word.free(),
-                ClaimState::Held => self.after_death(cell, word, Offset::from_u64(offset)),
-            };
-            if cell.change(word, to) {
-                match to.state() {
-                    ClaimState::Held => {}
-                    ClaimState::Gone => {
-                        cell.settle_gone(to);
-                        return Some(ClaimState::Gone);
-                    }
-                    left => return Some(left),
+                ClaimState::Held => {
+                    self.count_redelivery(cell, word);
+                    // Under `Block` a page turns only when it is done.
+                    let done = self.is_done(offset.page(), offset.index() as usize)
+                        || self.pins() && self.has_lost(offset.page());
+                    if done { word.free() } else { word.returned() }
                 }
+            };
+            if cell.change(word, to) && to.state() != ClaimState::Held {
+                if to.state() == ClaimState::Returned {
+                    self.lose_if_gone(cell, to, offset);
+                }
+                return Some(to.state());
             }
         }
     }
 
     /// Whether an INTENT of `offset` in this cell is a claim.
-    fn names(&self, cell: usize, offset: u64) -> bool {
-        let number = Offset::from_u64(offset).page();
+    fn names(&self, cell: usize, offset: Offset) -> bool {
+        let number = offset.page();
         let (page, word) = self.in_page(number);
         let cursor = self.cursor(number, word.load(Acquire));
-        page.number() == number && cursor.cell == Some(cell) && is_claim(offset, number, cursor)
+        page.number() == number && cursor.cell == Some(cell) && is_claim(offset.as_u64(), number, cursor)
     }
 
-    /// What becomes of a message whose holder died.
-    fn after_death(&self, cell: ClaimCell<'a>, held: ClaimWord, offset: Offset) -> ClaimWord {
-        self.count_redelivery(cell, held);
-        if self.is_removed() || self.is_done(offset.page(), offset.index() as usize) {
-            return held.free();
+    /// Whether a message just given back cannot be handed out again; then it is counted, and its cell is
+    /// free.
+    fn lose_if_gone(&self, cell: ClaimCell<'a>, returned: ClaimWord, offset: Offset) -> bool {
+        full_fence_after_rmw(); // against close_in: it sees RETURNED, or the cursor is seen closed
+        let lost = !self.is_current() || self.has_lost(offset.page());
+        if lost {
+            cell.lose(returned);
         }
-        match self.has_lost(offset.page()) {
-            // Under `Block` a page turns only when it is done.
-            true if self.pins() => held.free(),
-            true => held.to(ClaimState::Gone),
-            false => held.returned(),
-        }
+        lost
     }
 
     /// Counts the delivery of a message that had been given back: before its cell leaves HELD.
@@ -109,22 +109,23 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Takes the leases away that were taken longer ago than the channel allows. `now` is in
-    /// milliseconds of the monotonic clock. True if there were any.
-    pub fn take_overdue(self, now: u32) -> bool {
+    /// Takes the leases away that were taken longer ago than the channel allows. `now` reads the
+    /// monotonic clock, in milliseconds. True if there were any.
+    pub fn take_overdue(self, now: impl Fn() -> u32) -> bool {
         let timeout = self.mem.layout.geometry.lease_timeout;
         let overdue = |cell: ClaimCell<'a>| {
             let (word, offset) = cell.read()?;
             let claimed = matches!(word.state(), ClaimState::Held | ClaimState::Intent);
-            let overdue = claimed && word.kind() == Kind::Lease && cell.is_overdue(word, now, timeout);
-            overdue.then_some((word, offset))
+            let overdue = claimed && word.kind() == Kind::Lease && cell.is_overdue(word, &now, timeout);
+            // After the cell was read: it is this group's.
+            (overdue && self.is_here()).then_some((word, Offset::from_u64(offset)))
         };
         let mut taken = false;
         for (number, cell) in self.cells().enumerate() {
             let Some((word, offset)) = overdue(cell) else { continue };
             if word.state() == ClaimState::Held {
                 self.count_redelivery(cell, word);
-                taken |= self.return_cell(cell, word, Offset::from_u64(offset)).is_some();
+                taken |= self.return_cell(cell, word, offset).is_some();
             } else if self.names(number, offset) {
                 // Of one stopped right after its claim; it is taken away at the next look.
                 cell.change(word, word.to(ClaimState::Held));
@@ -137,11 +138,7 @@ impl<'a> Group<'a> {
     /// the claim was over.
     pub(crate) fn return_cell(&self, cell: ClaimCell<'a>, held: ClaimWord, offset: Offset) -> Option<bool> {
         let returned = cell.give_back(held)?;
-        full_fence_after_rmw(); // against close_in: it sees RETURNED, or the cursor is seen closed
-        let lost = !self.is_current() || self.has_lost(offset.page());
-        if lost {
-            cell.lose(returned);
-        }
+        let lost = self.lose_if_gone(cell, returned, offset);
         // SeqCst: before the look for sleepers, ORDER[sleep].
         self.returns().fetch_add(1, SeqCst);
         Some(lost)

@@ -16,7 +16,7 @@ use crate::opens::OpenId;
 use crate::options::Overflow;
 use crate::ring::{Blocked, Ring};
 use crate::wait::{self, Place, WaitList};
-use crate::{Full, GroupName, Sender};
+use crate::{Channel, Full, GroupName};
 use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
 use std::ops::Deref;
@@ -49,7 +49,7 @@ pub struct Shared {
     /// When the dead and the overdue were last looked for, in milliseconds.
     tended_at: AtomicU32,
     /// The channel of the dead letters.
-    pub dead_letters: Option<Sender>,
+    pub dead_letters: Option<Channel>,
 }
 
 /// What handles hold. When the last one goes, the open ends before that drop returns.
@@ -67,7 +67,7 @@ impl Deref for Root {
 
 impl Root {
     /// Shares an open.
-    pub fn new(file: OpenFile, dead_letters: Option<Sender>) -> Arc<Self> {
+    pub fn new(file: OpenFile, dead_letters: Option<Channel>) -> Arc<Self> {
         let groups = file.map.layout().geometry.max_groups;
         Arc::new(Self(Arc::new(Shared {
             groups: (0..groups).map(|_| CachePadded::default()).collect(),
@@ -95,8 +95,8 @@ impl Root {
     /// Counts a sleeper and has the watcher watch.
     fn begin_sleep(&self, kind: usize) {
         self.file.id.sleepers(self.memory())[kind].fetch_add(1, SeqCst);
+        self.ensure_watcher();
         if self.asleep.fetch_add(1, SeqCst) == 0 {
-            self.ensure_watcher();
             atomic_wait::wake_one(&self.asleep);
         }
     }
@@ -210,8 +210,7 @@ impl Shared {
         let mut changed = self.file.reap_the_dead();
         let geometry = &self.memory().layout.geometry;
         if geometry.lease_timeout != 0 {
-            let now = uptime();
-            changed = Group::all(self.memory()).fold(changed, |changed, group| group.take_overdue(now) || changed);
+            changed |= Group::all(self.memory()).filter(|group| group.take_overdue(uptime)).count() > 0;
         }
         if geometry.max_attempts != 0 {
             Group::all(self.memory()).for_each(|group| self.bury(group));

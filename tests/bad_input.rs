@@ -189,12 +189,16 @@ fn the_file_system_is_read_only() {
             common::run_in_child_with_mounts("the_file_system_is_read_only", at, &setup);
         }
         Some(at) => {
-            for name in ["test.chan", "new.chan"] {
-                match refused(small(), Path::new(&at).join(name)) {
-                    OpenError::Io { source, .. } => assert_eq!(source.kind(), ErrorKind::ReadOnlyFilesystem),
-                    other => panic!("{name}: {other:?}"),
-                }
+            match refused(small(), Path::new(&at).join("new.chan")) {
+                OpenError::Io { source, .. } => assert_eq!(source.kind(), ErrorKind::ReadOnlyFilesystem),
+                other => panic!("{other:?}"),
             }
+            match refused(small(), Path::new(&at).join("test.chan")) {
+                OpenError::NotWritable { source, .. } => assert_eq!(source.kind(), ErrorKind::ReadOnlyFilesystem),
+                other => panic!("{other:?}"),
+            }
+            let channel = small().read_only(true).blocking_open(Path::new(&at).join("test.chan")).unwrap();
+            assert_eq!(channel.len(), 0);
         }
     }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Dir, body, number, small, within};
-use disk_chan::{Create, Options, Receiver, TryRecvError};
+use disk_chan::{Create, OpenError, Options, Receiver, TryRecvError};
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -96,5 +96,27 @@ fn what_a_killed_process_held_comes_before_the_end() {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(rx.iter().map(|m| number(&m)).collect::<Vec<_>>(), [7]);
+    });
+}
+
+/// Everybody who had it open was killed at once: their entries, which are all there are, can be taken again.
+#[test]
+fn a_file_whose_every_open_died_opens_again() {
+    within(60, || {
+        let dir = Dir::new();
+        let channel = small().max_opens(3).blocking_open(dir.file()).unwrap();
+        let sent: Vec<u64> = (0..5).collect();
+        let mut rx = channel.blocking_subscribe("g").unwrap();
+        common::send(&channel.sender(), sent.clone(), 8);
+        drop((rx, channel));
+        let mut children: Vec<Child> = (0..3).map(|_| holder(&dir)).collect();
+        let full = Options::new().blocking_open(dir.file()).unwrap_err();
+        assert!(matches!(full, OpenError::TooManyOpens { max: 3, .. }), "{full:?}");
+        children.iter_mut().for_each(|child| child.kill().unwrap());
+        children.iter_mut().for_each(|child| assert!(!child.wait().unwrap().success()));
+        let channel = Options::new().blocking_open(dir.file()).unwrap();
+        assert_eq!(channel.stats().opens, 1);
+        rx = channel.blocking_subscribe("g").unwrap();
+        assert_eq!(common::drain_numbers(&mut rx), sent);
     });
 }

@@ -49,7 +49,7 @@ impl Model {
             max_op_cells,
             max_held: 2,
             overflow,
-            lease_timeout: 0,
+            lease_timeout: 1,
             max_attempts: 0,
         };
         // Header, one line for the cursor and one for the ack words of each group, slots, records.
@@ -81,9 +81,14 @@ impl Model {
 
     /// One receive: the claim, and the byte.
     pub fn receive(&self, hand: &mut Hand, kind: Kind) -> Result<(Claim, u8), Nothing> {
+        self.receive_at(hand, kind, 1)
+    }
+
+    /// The same, at a time. Leases are overdue after 1.
+    pub fn receive_at(&self, hand: &mut Hand, kind: Kind, now: u32) -> Result<(Claim, u8), Nothing> {
         let mut copy = Vec::new();
         let group = self.group();
-        group.receive(&self.ring(), hand, How { kind, now: 1 }, &mut copy, true)?;
+        group.receive(&self.ring(), hand, How { kind, now }, &mut copy, true)?;
         let claim = hand.claim;
         let byte = match (self.heap.memory().layout.geometry.overflow, kind) {
             (Overflow::DropOldest, _) | (_, Kind::Lease) => copy[0],
