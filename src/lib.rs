@@ -35,7 +35,8 @@
 //! - All messages have one order, that of their [`Offset`]; each sender's messages keep theirs. A
 //!   group's first deliveries are in that order; a message given back is handed out before any new.
 //! - Each group gets every message at least once, except what [`RecvError::Lagged`], `damaged` or
-//!   `gone` counted. Exactly once, when no receiver of the group died, panicked or gave it back.
+//!   `gone` counted, and what became a [`DeadLetter`]. Exactly once, when no receiver of the group died,
+//!   panicked or gave it back, and no lease timed out.
 //! - An offset identifies and orders; it does not count. None is used twice.
 //! - The file never exceeds the size it was created with, and every byte is allocated then: a full
 //!   disk is an `Err` from open. Promised on ext4, xfs and tmpfs; others are refused unless
@@ -50,7 +51,23 @@
 //!   nothing else until the ring comes round to a page that it still writes, turns or holds. Then
 //!   senders see [`Full`] with that reason.
 //!
-//! Outside of this: somebody else writing into the open file or truncating it, and read errors of
+//! # Several processes
+//!
+//! Any number of processes, and any number of times in one, can have the file open; they compete in
+//! groups and wait for each other as threads do.
+//!
+//! - Whether an open is alive is told by a lock of its file description, which the kernel frees with
+//!   it; never by a process id or a clock. A process that was killed and not waited for is dead, one
+//!   that was stopped is alive. Whoever waits for the channel, polls it, opens or closes it cleans up
+//!   after the dead, without a lock; waiting receivers have what they held within a tick of 50 ms.
+//! - After `fork`, the child has neither the file nor its memory: every handle from before is an
+//!   error called `Forked`, and dropping it does nothing. The bytes of a [`Message`] are not there:
+//!   reading them ends the child. It can open the channel itself.
+//! - [`Options::lease_timeout`] and [`Options::max_attempts`] are for consumers that hang, and for
+//!   messages that kill them. The time of a lease is that of the monotonic clock: processes in time
+//!   namespaces with different offsets should not share a channel with a `lease_timeout`.
+//!
+//! Outside of all this: somebody else writing into the open file or truncating it, and read errors of
 //! the device.
 //!
 //! # How it differs from a channel in memory
@@ -69,9 +86,10 @@
 //!
 //! `layout` specifies the file. `page` is reserving, committing and reading in one page; `ring` is
 //! the pages in order; `cells` is what running operations say about themselves; `group`, `lifecycle` and
-//! `claim` are the receiving side; `opens` is who has the file open; `wait` is sleeping and waking. Each
-//! begins with its invariants, and they work on references to atomics: the models in `loom-tests`
-//! run the same functions. Unsafe code is in `page`, `map` and `sys` alone.
+//! `claim` are the receiving side, `reap` is what the dead left there, `dead` are dead letters; `opens` is
+//! who has the file open, `fork` what a child does not have; `wait` is sleeping and waking. Each begins
+//! with its invariants, and they work on references to atomics: the models in `loom-tests` run the same
+//! functions. Unsafe code is in `page`, `map` and `sys` alone.
 #![cfg_attr(disk_chan_loom, allow(dead_code, missing_docs))]
 
 #[cfg(not(disk_chan_loom))]
