@@ -171,8 +171,8 @@ mutant removal_against_a_claim 'nobody looks for the messages of a removed group
     group.rs 'word.kind() == Kind::Message' 'word.kind() == Kind::Message && number == u64::MAX'
 
 mutant give_back_against_a_turn 'giving back does not look whether the page was lost' \
-    reap.rs 'let lost = !self.is_current() || self.has_lost(offset.page());' \
-    'let lost = !self.is_current();'
+    reap.rs '(!self.is_current() || self.has_lost(offset.page())) && cell.lose(returned)' \
+    '!self.is_current() && cell.lose(returned) && offset.index() > 0'
 
 mutant receivers_sleep_and_wake 'a sleeper looks again without a fence' \
     wait.rs '    fence(SeqCst);' ''

@@ -428,9 +428,9 @@ impl<'a> Group<'a> {
         let cell = self.cell(claim.cell as usize);
         match self.return_cell(cell, claim.word, claim.offset) {
             None => Err(AckError::Taken),
-            Some(false) => Ok(()),
-            Some(true) if !self.is_current() => Err(AckError::GroupRemoved),
+            Some(_) if !self.is_current() => Err(AckError::GroupRemoved),
             Some(true) => Err(AckError::Gone),
+            Some(false) => Ok(()),
         }
     }
 

@@ -95,11 +95,8 @@ impl<'a> Group<'a> {
     /// free.
     fn lose_if_gone(&self, cell: ClaimCell<'a>, returned: ClaimWord, offset: Offset) -> bool {
         full_fence_after_rmw(); // against close_in: it sees RETURNED, or the cursor is seen closed
-        let lost = !self.is_current() || self.has_lost(offset.page());
-        if lost {
-            cell.lose(returned);
-        }
-        lost
+        // If the cell changed before this loses it, it was handed out again, or lost by somebody else.
+        (!self.is_current() || self.has_lost(offset.page())) && cell.lose(returned)
     }
 
     /// Counts the delivery of a message that had been given back: before its cell leaves HELD.
