@@ -175,13 +175,15 @@ mutant give_back_against_a_turn 'giving back does not look whether the page was 
     '!self.is_current() && cell.lose(returned) && offset.index() > 0'
 
 mutant receivers_sleep_and_wake 'a sleeper looks again without a fence' \
-    wait.rs '    fence(SeqCst);' ''
+    wait.rs '    // ORDER[sleep] SeqCst, with `anyone`: the flag is up before the sleeper looks again.
+    fence(SeqCst);' ''
 
 mutant receivers_sleep_and_wake 'a sender looks for sleepers without a fence' \
     wait.rs '    full_fence_after_rmw();' ''
 
 mutant senders_wait_for_room 'a sleeper looks again without a fence' \
-    wait.rs '    fence(SeqCst);' ''
+    wait.rs '    // ORDER[sleep] SeqCst, with `anyone`: the flag is up before the sleeper looks again.
+    fence(SeqCst);' ''
 
 mutant senders_wait_for_room 'a receiver looks for sleepers without a fence' \
     wait.rs '    full_fence_after_rmw();' ''
@@ -191,6 +193,17 @@ mutant the_flag_is_not_lowered_over_a_sleeper 'the flag is lowered whatever it s
 
 mutant the_flag_is_not_lowered_over_a_sleeper 'registrations are not counted in the flag' \
     wait.rs '((seen >> 1).wrapping_add(1)) << 1 | 1' 'seen | 1'
+
+mutant a_word_that_two_wait_on 'who waits looks without a fence' \
+    wait.rs '    // ORDER[arm] SeqCst, with `disarm`: armed before the look.
+    fence(SeqCst);' ''
+
+mutant a_word_that_two_wait_on 'who wakes looks without a fence' \
+    wait.rs '    // ORDER[arm] SeqCst, with `arm`: the change before this look.
+    fence(SeqCst);' ''
+
+mutant a_word_that_two_wait_on 'a wake lets the word be the same again' \
+    wait.rs 'seen.wrapping_add(1)' 'seen & !ARMED'
 
 mutant close_against_a_send 'a close does not seal the page' \
     ring.rs 'self.seal(&mut cell, head.page, |_, _| true);' ''

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::cells::Kind;
-use crate::shared::Sleeper;
+use crate::sleeper::Sleeper;
 use crate::{OwnedMessage, Receiver, RecvError, TryRecvError};
 use futures_core::Stream;
 use futures_core::stream::FusedStream;

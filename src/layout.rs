@@ -12,7 +12,7 @@
 //!          group lines      max_groups x 2 lines: the live words and counters of a group
 //!          group entries    max_groups x 2 copies of 512 bytes: name and start, checksummed
 //!          claim cells      max_groups x max_held lines: one message handed out and not yet done
-//! wake     max_opens lines  32-bit futex words
+//! wake     max_opens lines  32-bit futex words: odd while somebody of that open wants to be woken
 //! page 0 .. max_pages - 1, page_size bytes each:
 //!          4 lines          page number | cursor | opened at, damage seen | spare
 //!          per group        1 line: group cursor | ack words, 32 messages each

@@ -115,6 +115,8 @@ mod sender;
 #[cfg(not(disk_chan_loom))]
 mod shared;
 #[cfg(not(disk_chan_loom))]
+mod sleeper;
+#[cfg(not(disk_chan_loom))]
 mod sys;
 
 macro_rules! protocols {

@@ -5,8 +5,8 @@ use crate::cells::Kind;
 use crate::claim::{Claim, Hand, How, Nothing};
 use crate::file::uptime;
 use crate::group::Group;
-use crate::park::block_on;
-use crate::shared::{Root, Sleeper};
+use crate::shared::Root;
+use crate::sleeper::Sleeper;
 use crate::{GroupName, Lease, Message, OwnedMessage, RecvError, RecvTimeoutError, TryRecvError};
 use crossbeam_utils::Backoff;
 use std::fmt;
@@ -249,9 +249,9 @@ impl Receiver {
                 Err(_) => break,
             }
         }
-        let mut sleeper = Sleeper::receiver(at.group);
+        let sleeper = Sleeper::receiver(at.group);
         let deadline = deadline.map(|(at, late)| (at, Err(late)));
-        block_on(deadline, |cx| at.poll(root, kind, &mut sleeper, cx).map_err(E::from))
+        sleeper.block_on(root, deadline, |sleeper, cx| at.poll(root, kind, sleeper, cx).map_err(E::from))
     }
 
     pub(crate) fn try_claim(&mut self, kind: Kind) -> Result<(), TryRecvError> {

@@ -5,9 +5,9 @@ use crate::channel::{self, Channel};
 use crate::file::now;
 use crate::layout::MAX_RUN;
 use crate::page::Record;
-use crate::park::block_on;
 use crate::ring::{Blocked, Refused, Ring, Sent};
-use crate::shared::{Root, Sleeper};
+use crate::shared::Root;
+use crate::sleeper::Sleeper;
 use crate::{
     GroupName, Offset, Receiver, SendError, SendManyError, SendTimeoutError, Start, SubscribeError, TrySendError,
 };
@@ -152,9 +152,9 @@ impl Sender {
             Ok(sent) => Ok(sent),
             Err(Stop::Never(error)) => Err(error.into()),
             Err(Stop::Full(_)) => {
-                let mut sleeper = Sleeper::sender();
                 let deadline = deadline.map(|(at, late)| (at, Err(late)));
-                block_on(deadline, |cx| self.poll_place(cx, &mut sleeper, records).map_err(E::from))
+                let poll = |sleeper: &mut Sleeper, cx: &mut Context<'_>| self.poll_place(cx, sleeper, records);
+                Sleeper::sender().block_on(&self.root, deadline, |sleeper, cx| poll(sleeper, cx).map_err(E::from))
             }
         }
     }

@@ -1,9 +1,10 @@
 //! What all handles of one open share: the file, the sleepers of this process, and the watcher.
 //!
-//! **The watcher** is one thread for each open, started when somebody first sleeps. While somebody
-//! sleeps it waits on the open's futex word in the file, at most 50 ms at a time, and then looks for
-//! what a wake that never came would have told: messages, deaths, room. While nobody sleeps it
-//! waits without limit. All other sleepers wait on memory of the process without limit.
+//! **The watcher** is one thread for each open, started when somebody first sleeps whom it is to watch
+//! for. While somebody does it waits on the open's futex word in the file, at most 50 ms at a time, and
+//! then looks for what a wake that never came would have told: messages, deaths, room. While nobody
+//! does it waits without limit. All other sleepers wait on memory of the process without limit, but for
+//! one blocked thread, which watches for itself (sleeper.rs).
 #![forbid(unsafe_code)]
 
 use crate::cells::Liveness;
@@ -15,26 +16,28 @@ use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::options::Overflow;
 use crate::ring::{Blocked, Ring};
-use crate::wait::{self, Place, WaitList};
+use crate::wait::{self, WaitList};
 use crate::{Channel, Full, GroupName};
 use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
 use std::ops::Deref;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex};
-use std::task::Waker;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 const TICK_MS: u32 = 50;
-const TICK: futex::Timespec = futex::Timespec { tv_sec: 0, tv_nsec: TICK_MS as i64 * 1_000_000 };
+/// The longest that a wait lasts for what another process may tell.
+pub const TICK: Duration = Duration::from_millis(TICK_MS as u64);
 /// The watcher's orders, beside the number of sleepers: to end, and to look at once.
 const STOP: u32 = 1 << 31;
 const NUDGE: u32 = 1 << 30;
 
 /// The two kinds of sleepers, as the file's flag words and the opens' counts are ordered.
-const RECEIVERS: usize = 0;
-const SENDERS: usize = 1;
+pub const RECEIVERS: usize = 0;
+/// See [`RECEIVERS`].
+pub const SENDERS: usize = 1;
 
 /// One open of the file, in this process.
 #[derive(Debug)]
@@ -43,9 +46,11 @@ pub struct Shared {
     pub file: OpenFile,
     groups: Box<[CachePadded<WaitList>]>,
     room: WaitList,
-    /// Sleepers of this process, and the STOP bit: what an idle watcher waits on.
+    /// Sleepers of this process that the watcher watches for, and its orders: what it waits on while idle.
     asleep: AtomicU32,
     watcher: Mutex<Option<JoinHandle<()>>>,
+    /// Whether one thread watches for itself.
+    pub seat: AtomicBool,
     /// When the dead and the overdue were last looked for, in milliseconds.
     tended_at: AtomicU32,
     /// The channel of the dead letters.
@@ -74,6 +79,7 @@ impl Root {
             room: WaitList::default(),
             asleep: AtomicU32::new(0),
             watcher: Mutex::new(None),
+            seat: AtomicBool::new(false),
             tended_at: AtomicU32::new(uptime().wrapping_sub(TICK_MS)),
             dead_letters,
             file,
@@ -92,17 +98,28 @@ impl Root {
         }
     }
 
-    /// Counts a sleeper and has the watcher watch.
-    fn begin_sleep(&self, kind: usize) {
+    /// What all threads of this open share.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.0)
+    }
+
+    /// Counts a sleeper, and has the watcher watch if it does not watch for itself.
+    pub fn begin_sleep(&self, kind: usize, seated: bool) {
         self.file.id.sleepers(self.memory())[kind].fetch_add(1, SeqCst);
+        if seated {
+            return;
+        }
         self.ensure_watcher();
         if self.asleep.fetch_add(1, SeqCst) == 0 {
             atomic_wait::wake_one(&self.asleep);
         }
     }
 
-    fn end_sleep(&self, kind: usize) {
-        self.asleep.fetch_sub(1, SeqCst);
+    /// Ends what `begin_sleep` began.
+    pub fn end_sleep(&self, kind: usize, seated: bool) {
+        if !seated {
+            self.asleep.fetch_sub(1, SeqCst);
+        }
         self.file.id.sleepers(self.memory())[kind].fetch_sub(1, SeqCst);
     }
 
@@ -227,11 +244,31 @@ impl Shared {
         }
     }
 
-    fn poke(&self, open: OpenId) {
+    /// The list of the receivers of a group.
+    pub fn group_list(&self, group: usize) -> &WaitList {
+        &self.groups[group]
+    }
+
+    /// The list of the senders that wait for room.
+    pub fn room_list(&self) -> &WaitList {
+        &self.room
+    }
+
+    /// What this open's watcher waits on, and who has the seat.
+    pub fn own_word(&self) -> &AtomicU32 {
+        self.memory().wake_word(self.file.id.index)
+    }
+
+    /// Has the next poke change this open's word: what it is until then. The caller looks before it waits.
+    pub fn arm(&self) -> u32 {
+        wait::arm(self.own_word())
+    }
+
+    /// Wakes the watcher of an open, and who has the seat there, to look.
+    pub fn poke(&self, open: OpenId) {
         let word = self.memory().wake_word(open.index);
-        word.fetch_add(1, SeqCst);
-        if futex::wake(word, futex::Flags::empty(), 1) == Ok(0) {
-            // Awake already, or dead: then what it says of its sleepers costs every send a call.
+        if !wait::disarm(word) || futex::wake(word, futex::Flags::empty(), i32::MAX as u32) == Ok(0) {
+            // Awake already, or dead: then what it says of its sleepers costs every send a look.
             self.tend_now_and_then();
         }
     }
@@ -373,11 +410,11 @@ impl Shared {
                 continue;
             }
             self.asleep.fetch_and(!NUDGE, SeqCst);
-            let word = self.memory().wake_word(self.file.id.index);
-            let seen = word.load(Acquire);
+            let armed = self.arm();
             self.look(&mut groups);
-            if self.asleep.load(Acquire) & STOP == 0 {
-                let _ = futex::wait(word, futex::Flags::empty(), seen, Some(&TICK));
+            if self.asleep.load(SeqCst) & STOP == 0 {
+                let tick = futex::Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
+                let _ = futex::wait(self.own_word(), futex::Flags::empty(), armed, Some(&tick));
             }
         }
     }
@@ -413,71 +450,5 @@ impl Shared {
                 self.room.wake_all();
             }
         }
-    }
-}
-
-/// One who waits in a list. Dropped, it stands there no more, and a wake that was spent on it goes
-/// to the next.
-#[derive(Debug)]
-pub struct Sleeper {
-    /// Set once it has registered.
-    root: Option<Arc<Root>>,
-    group: Option<usize>,
-    place: Place,
-}
-
-impl Sleeper {
-    /// A receiver of a group.
-    pub fn receiver(group: usize) -> Self {
-        Self { root: None, group: Some(group), place: None }
-    }
-
-    /// A sender that waits for room.
-    pub fn sender() -> Self {
-        Self { root: None, group: None, place: None }
-    }
-
-    fn kind(&self) -> usize {
-        if self.group.is_some() { RECEIVERS } else { SENDERS }
-    }
-
-    fn list<'r>(&self, root: &'r Root) -> &'r WaitList {
-        match self.group {
-            Some(group) => &root.groups[group],
-            None => &root.room,
-        }
-    }
-
-    /// Registers; the caller looks again before it sleeps.
-    pub fn register(&mut self, root: &Arc<Root>, waker: &Waker) {
-        if self.root.is_none() {
-            root.begin_sleep(self.kind());
-            self.root = Some(Arc::clone(root));
-        }
-        self.list(root).register(&mut self.place, waker);
-        wait::announce(root.memory().sleepers()[self.kind()]);
-    }
-
-    /// Where it registered. In the child of a fork nowhere, as the list is its parent's.
-    fn take_root(&mut self) -> Option<Arc<Root>> {
-        self.root.take().filter(|root| !root.is_inherited())
-    }
-
-    /// Ends the waiting of one who has what it waited for. True if it ever registered.
-    pub fn done(&mut self) -> bool {
-        let Some(root) = self.take_root() else { return false };
-        self.list(&root).remove(&mut self.place);
-        root.end_sleep(self.kind());
-        true
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let Some(root) = self.take_root() else { return };
-        if !self.list(&root).remove(&mut self.place) {
-            self.list(&root).wake_one();
-        }
-        root.end_sleep(self.kind());
     }
 }

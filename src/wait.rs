@@ -6,12 +6,17 @@
 //!   (`ORDER[sleep]`, a full fence on each side).
 //! - The word in the file is a flag with a number: `{registrations 63, somebody sleeps 1}`. A waker
 //!   that finds nobody lowers the flag only from exactly the word it read before it looked.
+//! - The word of an open, which its watcher waits on, is odd while that wants to be woken, and every
+//!   wake changes it: `{wakes 31, armed 1}`. Who waits arms it and then looks; who wakes changes the
+//!   thing and then looks whether it is armed. So one of the two sees the other (`ORDER[arm]`), and one
+//!   call does for all changes until it is armed again. Two may wait on one word: each waits for the
+//!   value that it armed, and that never comes again.
 //! - Sleepers wait on memory of their process: a list of wakers. A waker that is taken from the
 //!   list and dropped unpolled passes the wake on.
 //! - The list's lock is held for a few instructions, and only when somebody sleeps.
 #![forbid(unsafe_code)]
 
-use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, fence, full_fence_after_rmw};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, fence, full_fence_after_rmw};
 use Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::collections::BTreeMap;
 use std::task::Waker;
@@ -43,6 +48,26 @@ pub fn anyone(flag: &AtomicU64) -> Option<u64> {
 /// Lowers the flag after finding nobody, unless somebody registered since `seen` was read.
 pub fn nobody(flag: &AtomicU64, seen: u64) {
     let _ = flag.compare_exchange(seen, seen & !1, SeqCst, Relaxed);
+}
+
+const ARMED: u32 = 1;
+
+/// Arms the word of an open: what it is until the next wake. The caller looks before it waits for that
+/// to change.
+pub fn arm(word: &AtomicU32) -> u32 {
+    let armed = word.fetch_or(ARMED, SeqCst) | ARMED;
+    // ORDER[arm] SeqCst, with `disarm`: armed before the look.
+    fence(SeqCst);
+    armed
+}
+
+/// Changes the word of an open if it is armed, after what is to be seen was changed. True if so: then
+/// the caller makes the call that wakes who waits on it.
+pub fn disarm(word: &AtomicU32) -> bool {
+    // ORDER[arm] SeqCst, with `arm`: the change before this look.
+    fence(SeqCst);
+    let wake = |seen: u32| (seen & ARMED != 0).then(|| seen.wrapping_add(1));
+    word.fetch_update(SeqCst, SeqCst, wake).is_ok()
 }
 
 /// The place of a waiter in a list; empty while it is not in one.

@@ -11,10 +11,10 @@ use disk_chan::claim::{Hand, Nothing};
 use disk_chan::layout::{PageState, SlotState};
 use disk_chan::opens::OpenId;
 use disk_chan::ring::{Blocked, Refused};
-use disk_chan::sync::AtomicU64;
+use disk_chan::sync::{AtomicU32, AtomicU64};
 use disk_chan::wait::{self, WaitList};
 use loom::sync::Arc;
-use loom::sync::atomic::Ordering::SeqCst;
+use loom::sync::atomic::Ordering::{Relaxed, SeqCst};
 use loom::sync::atomic::fence;
 use loom::thread;
 use loom_tests::{Model, explore};
@@ -557,6 +557,39 @@ fn the_flag_is_not_lowered_over_a_sleeper() {
         wait::announce(&flag);
         waker.join().unwrap();
         assert!(wait::anyone(&flag).is_some(), "the flag is down and somebody sleeps");
+    });
+}
+
+/// ORDER[arm]: two wait on the word of an open, and one changes something and wakes them. Each sees the
+/// change, or finds that the word is no more what it armed.
+/// Fails when: the fence of the one who waits or of the one who wakes is left out; when a wake does not
+/// change the word for good.
+#[test]
+fn a_word_that_two_wait_on() {
+    explore(3, || {
+        let word = Arc::new(AtomicU32::new(0));
+        let thing = Arc::new(AtomicU64::new(0));
+        let wait = {
+            let (word, thing) = (Arc::clone(&word), Arc::clone(&thing));
+            move || {
+                let armed = wait::arm(&word);
+                (thing.load(Relaxed), armed)
+            }
+        };
+        let other = thread::spawn(wait.clone());
+        let waker = thread::spawn({
+            let (word, thing) = (Arc::clone(&word), Arc::clone(&thing));
+            move || {
+                thing.store(1, Relaxed);
+                wait::disarm(&word);
+            }
+        });
+        let mine = wait();
+        let theirs = other.join().unwrap();
+        waker.join().unwrap();
+        for (seen, armed) in [mine, theirs] {
+            assert!(seen == 1 || word.load(SeqCst) != armed, "somebody sleeps over a change");
+        }
     });
 }
 
