@@ -4,8 +4,9 @@
 //! machine does meets all of them. The first round of a contestant that keeps its channel is printed apart, as cold.
 
 mod contestants;
+mod machine;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use contestants::{Contestant, Crossbeam, DiskChan, Old, Shape};
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    print_machine();
+    machine::print();
     println!("{messages} messages of 100 bytes a round, {rounds} rounds; million messages/s");
     for pairs in [1, 4] {
         floor(Shape { pairs, messages }, rounds);
@@ -64,21 +65,4 @@ fn floor(shape: Shape, rounds: usize) {
         );
     }
     println!("(ratio: the median of the first line by that of this one)");
-}
-
-fn print_machine() {
-    let run = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).output();
-        let text = output.map_or(Vec::new(), |output| output.stdout);
-        String::from_utf8_lossy(&text).trim().to_string()
-    };
-    let temp_dir = std::env::temp_dir();
-    let file_system = run("df", &["--output=fstype", &temp_dir.to_string_lossy()]);
-    println!(
-        "{}, {} cores, Linux {}, temporary files on {}",
-        run("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
-        std::thread::available_parallelism().map_or(0, |n| n.get()),
-        run("uname", &["-rm"]),
-        file_system.lines().last().unwrap_or("?"),
-    );
 }

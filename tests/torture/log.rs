@@ -158,6 +158,14 @@ impl Log {
         self.words()[PROGRESS].load(Relaxed)
     }
 
+    /// Whether the last record says that a send, a finish or a return has begun and not ended.
+    pub fn is_in_the_midst(&self) -> bool {
+        let words = self.words();
+        let count = words[RECORDS].load(Acquire) as usize;
+        let kind = |at: usize| words[FIRST + (at - 1) * RECORD].load(Relaxed) & 0xff;
+        count > 0 && [Kind::Invoked, Kind::Finishing, Kind::Back].iter().any(|&k| k as u64 == kind(count))
+    }
+
     /// All records so far.
     pub fn records(&self) -> Vec<Record> {
         let words = self.words();

@@ -52,6 +52,8 @@ struct Worker {
     stopped: Option<Instant>,
     /// When it is killed, stopped or not.
     killed_at: Option<Instant>,
+    /// Whether it was killed, though it may run for a moment yet.
+    dying: bool,
 }
 
 impl Drop for Worker {
@@ -67,6 +69,19 @@ impl Worker {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        (self.stopped, self.killed_at, self.dying) = (None, None, true);
+    }
+
+    /// Waits a moment until it is in the midst of something, if it does anything.
+    fn aim(&self) {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_micros(500) && !self.logs.iter().any(Log::is_in_the_midst) {
+            std::hint::spin_loop();
+        }
+    }
+
     fn ask_to_quit(&self) {
         self.logs.iter().for_each(Log::ask_to_quit);
     }
@@ -79,12 +94,25 @@ impl Worker {
         self.logs.iter().map(Log::progress).sum()
     }
 
-    /// How it looks from outside, for a report.
+    /// How it looks from outside, for a report: of each thread the state, and where in the kernel it waits.
     fn describe(&self) -> String {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('-');
-        let doing: Vec<_> = self.logs.iter().map(Log::last_doing).collect();
-        format!("{} {:?} state {state} did {} doing {doing:?} {:?}", self.id, self.role, self.progress(), self.stopped)
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let threads = tasks.into_iter().flatten().flatten().map(|task| {
+            let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let (stat, waits) = (read("stat"), read("wchan"));
+            let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('-');
+            format!("{} {state} {waits}", read("comm").trim_end())
+        });
+        let threads: Vec<String> = threads.collect();
+        let doing: Vec<String> = self.logs.iter().map(Log::last_doing).collect();
+        format!(
+            "{} {:?}: moved {}, does {doing:?}, stopped {}, dying {}, threads {threads:?}",
+            self.id,
+            self.role,
+            self.progress(),
+            self.stopped.is_some(),
+            self.dying
+        )
     }
 }
 
@@ -251,7 +279,7 @@ impl Supervisor {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
         }
         let child = command.spawn().unwrap();
-        Worker { id, role: order.role, child, logs: log_files, errors, stopped: None, killed_at: None }
+        Worker { id, role: order.role, child, logs: log_files, errors, stopped: None, killed_at: None, dying: false }
     }
 
     fn start_slot(&mut self, slot: usize) {
@@ -272,6 +300,7 @@ impl Supervisor {
     fn ended(&mut self, mut worker: Worker, status: ExitStatus) {
         let errors = std::fs::read_to_string(&worker.errors).unwrap();
         let killed = status.signal() == Some(Signal::KILL.as_raw());
+        assert!(killed == worker.dying || !killed && status.success(), "{}: {status}", worker.describe());
         assert!(killed || status.success(), "{}: {status}\n{errors}\n{}", worker.describe(), self.report(None));
         if killed {
             self.figures.kills += 1;
@@ -322,8 +351,8 @@ impl Supervisor {
     fn tend(&mut self) {
         let now = Instant::now();
         for worker in self.workers_mut() {
-            if worker.killed_at.take_if(|at| *at <= now).is_some() {
-                worker.signal(Signal::KILL);
+            if worker.killed_at.is_some_and(|at| at <= now) {
+                worker.kill();
             }
             if worker.stopped.take_if(|until| *until <= now).is_some() {
                 worker.signal(Signal::CONT);
@@ -374,10 +403,18 @@ impl Supervisor {
         }
         let victim = alive[rng.below(alive.len() as u64) as usize];
         match rng.below(100) {
-            0..45 => self.victim(victim).signal(Signal::KILL),
+            0..45 => {
+                if rng.one_in(2) {
+                    self.victim(victim).aim();
+                }
+                self.victim(victim).kill();
+            }
             45..70 => {
                 let most = if rng.one_in(4) { 300 } else { 40 };
                 let until = now + Duration::from_millis(1 + rng.below(most));
+                if rng.one_in(2) {
+                    self.victim(victim).aim();
+                }
                 self.stop(victim, until, rng.one_in(4));
             }
             70..85 if self.visitors.len() < 3 => {
@@ -398,7 +435,7 @@ impl Supervisor {
                         _ => of == GROUPS,
                     };
                     if hit || of > GROUPS {
-                        self.victim(slot).signal(Signal::KILL);
+                        self.victim(slot).kill();
                     }
                 }
             }
@@ -414,7 +451,7 @@ impl Supervisor {
 
     fn stop(&mut self, slot: usize, until: Instant, kill: bool) {
         let worker = self.victim(slot);
-        if worker.stopped.is_none() {
+        if worker.stopped.is_none() && !worker.dying {
             worker.signal(Signal::STOP);
             worker.stopped = Some(until);
             worker.killed_at = kill.then_some(until);
@@ -447,13 +484,18 @@ impl Supervisor {
         self.watch.somebody_stopped = self.somebody_stopped();
         let groups = channel.map_or(Vec::new(), Channel::groups);
         let progress = self.progress();
+        let receives =
+            |group| self.workers().any(|w| matches!(w.role, Role::Receiver { group: of, .. } if of == group));
+        let all_receive = (0..GROUPS).all(receives);
         for (at, now) in progress.into_iter().enumerate() {
             let alive = self.workers().any(|w| match w.role {
                 Role::Sender(_) => at == GROUPS,
                 Role::Receiver { group, .. } => at == group,
                 Role::Visitor => false,
             });
-            let waits = at == GROUPS || stats_of(&groups, at).is_some_and(|stats| stats.lag > 0);
+            // Where a group has no receiver at the moment, senders may wait.
+            let waits =
+                if at == GROUPS { all_receive } else { stats_of(&groups, at).is_some_and(|stats| stats.lag > 0) };
             let (was, waited) = &mut self.watch.was[at];
             if *was != now || !waits {
                 (*was, *waited) = (now, Duration::ZERO);
@@ -578,9 +620,7 @@ impl Supervisor {
         for slot in victims {
             // If it had ended before it could be stopped, nobody is there.
             if let Some(worker) = &mut self.slots[slot].worker {
-                worker.stopped = None;
-                worker.killed_at = None;
-                worker.signal(Signal::KILL);
+                worker.kill();
             }
         }
         self.wait_until("nothing is left to those who sleep", Some(channel), |s| {
@@ -597,7 +637,7 @@ impl Supervisor {
         loop {
             let receivers = (0..self.slots.len()).filter(|&s| matches!(self.slots[s].role, Role::Receiver { .. }));
             let ended: Vec<usize> = receivers.filter(|&s| self.slots[s].worker.is_none()).collect();
-            if ended.is_empty() && !self.workers().any(|w| w.logs[0].is_asked_to_quit()) {
+            if ended.is_empty() && !self.workers().any(|w| w.dying || w.logs[0].is_asked_to_quit()) {
                 return;
             }
             for slot in ended {
@@ -618,9 +658,9 @@ impl Supervisor {
             self.wait_for_quiet();
         }
         let kills: Vec<bool> = self.slots.iter().map(|_| self.rng.one_in(2) || !by_close).collect();
-        for (slot, kill) in self.slots.iter().zip(kills) {
-            match slot.worker.as_ref().filter(|w| w.is_sender()) {
-                Some(worker) if kill => worker.signal(Signal::KILL),
+        for (slot, kill) in self.slots.iter_mut().zip(kills) {
+            match slot.worker.as_mut().filter(|w| w.is_sender()) {
+                Some(worker) if kill => worker.kill(),
                 Some(worker) => worker.ask_to_quit(),
                 None => {}
             }
