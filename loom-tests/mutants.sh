@@ -136,20 +136,20 @@ mutant recycle_against_a_sender_about_to_reserve 'the page number is taken from 
     ring.rs 'let number = page.number();' 'let number = head.page;'
 
 mutant two_senders_and_a_judge 'the judge does not wait for who is RESERVING' \
-    cells.rs 'if is(seen, Op::Reserving) &&' 'if is(seen, Op::Reserving) && cell > 99 &&'
+    ops.rs 'if is(seen, Op::Reserving) &&' 'if is(seen, Op::Reserving) && cell > 99 &&'
 
 mutant two_senders_and_a_judge 'the judge does not ask who HOLDS' \
-    cells.rs '!used(self.mem).any(|cell| self.holds(cell, offset))' 'offset != u64::MAX'
+    ops.rs '!used(self.mem).any(|cell| self.holds(cell, offset))' 'offset != u64::MAX'
 
 mutant two_senders_and_a_judge 'a sender adds before it says so' \
-    cells.rs 'Self::take(mem, me, Op::Reserving, place)' 'Self::take(mem, me, Op::Taken, place)'
+    ops.rs 'Self::take(mem, me, Op::Reserving, place)' 'Self::take(mem, me, Op::Taken, place)'
 
 mutant two_senders_and_a_judge 'a hole is skipped whatever was committed meanwhile' \
     ring.rs 'let _ = word.compare_exchange(seen, skipped, AcqRel, Relaxed);' \
     'word.store(skipped, Ordering::Release);'
 
 mutant a_dead_senders_hole_is_skipped 'the cell of a dead sender counts for ever' \
-    cells.rs 'self.live.is_dead(owner(seen)) || self.mem.op_cell(cell).0.load(Acquire) != seen' \
+    ops.rs 'self.live.is_dead(owner(seen)) || self.mem.op_cell(cell).0.load(Acquire) != seen' \
     'cell > 99 && seen > 99'
 
 mutant no_claim_is_anonymous 'the next claimer does not complete the claim before' \
@@ -215,16 +215,16 @@ mutant a_lease_is_taken_away_once 'the time of another claim is believed' \
     cells.rs 'if said >> 32 != word.epoch() {' 'if said == u64::MAX {'
 
 mutant cleaners_compete 'a cleaner of op cells does not look at the entry' \
-    cells.rs '&& owner(seen) == open.index && open.is_entered(mem) {' '&& owner(seen) == open.index {'
+    ops.rs '&& owner(seen) == open.index && open.is_entered(mem) {' '&& owner(seen) == open.index {'
 
 mutant cleaners_compete 'a cleaner of claim cells does not look at the entry' \
     reap.rs 'if word.owner() != open.index || !open.is_entered(self.mem) || !self.is_here() {' \
     'if word.owner() != open.index {'
 
 mutant cleaners_compete 'a cleaner looks at the entry before the cell' \
-    cells.rs 'let seen = word.load(Acquire); // ORDER[open entry] Acquire: before the look at the entry' \
+    ops.rs 'let seen = word.load(Acquire); // ORDER[open entry] Acquire: before the look at the entry' \
     'if !open.is_entered(mem) { return; } let seen = word.load(Acquire);' \
-    cells.rs '&& owner(seen) == open.index && open.is_entered(mem) {' '&& owner(seen) == open.index {'
+    ops.rs '&& owner(seen) == open.index && open.is_entered(mem) {' '&& owner(seen) == open.index {'
 
 mutant what_is_gone_is_counted_once 'a claim is counted by everybody who helps' \
     cells.rs 'while seen >> 32 != word.epoch() && self.load() == word {' 'while self.load() == word {'

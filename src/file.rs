@@ -13,7 +13,6 @@
 #![forbid(unsafe_code)]
 
 use crate::OpenError;
-use crate::cells::{Liveness, OpCell};
 use crate::fork::{self, Unshared};
 use crate::group::Group;
 use crate::header::Header;
@@ -21,6 +20,7 @@ use crate::layout::{BLOCK, Geometry, Layout, MAGIC, MAX_PAGE_NUMBER, PAGE_LIMIT_
 use crate::map::Map;
 use crate::memory::Memory;
 use crate::opens::OpenId;
+use crate::ops::{Liveness, OpCell};
 use crate::options::{self, Create, Options};
 use crate::ring::Ring;
 use crate::sys::{self, LockByte};

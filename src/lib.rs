@@ -85,8 +85,8 @@
 //! # How it works
 //!
 //! `layout` specifies the file. `page` is reserving, committing and reading in one page; `ring` is
-//! the pages in order; `cells` is what running operations say about themselves; `group`, `lifecycle` and
-//! `claim` are the receiving side, `reap` is what the dead left there, `dead` are dead letters; `opens` is
+//! the pages in order; `ops` is what running sends say about themselves, `cells` what is said of a
+//! message that was handed out; `group`, `lifecycle` and `claim` are the receiving side, `reap` is what the dead left there, `dead` are dead letters; `opens` is
 //! who has the file open, `fork` what a child does not have; `wait` is sleeping and waking. Each begins
 //! with its invariants, and they work on references to atomics: the models in `loom-tests` run the same
 //! functions. Unsafe code is in `page`, `map` and `sys` alone.
@@ -137,6 +137,7 @@ protocols! {
     mod map;
     mod memory;
     mod opens;
+    mod ops;
     mod page;
     mod reap;
     mod ring;

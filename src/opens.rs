@@ -6,8 +6,11 @@
 //! - The lock byte belongs to the file description that the mapping was made through. So a free
 //!   byte of a LIVE entry proves that no mapping is left: the open is dead, and what it left may be
 //!   cleaned, by anybody and by several at once.
+//! - **Cleaning.** Who cleans a cell of a dead open reads the cell, then sees that the entry is that
+//!   open's still, and then swaps from exactly the word read. So any number of cleaners work at once,
+//!   without a lock, and one that was stopped for long takes nothing from the next user of the entry.
 //! - An entry is freed under the open lock, after the op cells and claim cells of its open were cleaned.
-//!   So while the entry names an open, a cell that names the entry is that open's: cells.rs, cleaning.
+//!   So while the entry names an open, a cell that names the entry is that open's.
 #![forbid(unsafe_code)]
 
 use crate::memory::Memory;

@@ -8,7 +8,7 @@
 //! - The page number is stored before the page opens, and cannot change while a slot below the
 //!   count is unresolved. So it is read after the add.
 //! - A slot goes untouched -> COMMITTED by its sender's plain store; -> SKIPPED by its sender, or
-//!   on proof that no sender can still store (cells.rs); COMMITTED -> DAMAGED.
+//!   on proof that no sender can still store (ops.rs); COMMITTED -> DAMAGED.
 //! - Record words are stored and loaded only as relaxed 64-bit atomics, except through
 //!   [`Page::payload`], for a message whose claim pins the page.
 

@@ -3,7 +3,7 @@
 //! **Invariants.**
 //! - Everything here is a swap from exactly a word that was read, and needs no lock: any number of
 //!   threads and processes do it at once, and each may die or be stopped at any point.
-//! - A cell of a dead open is changed only after its entry was seen to be that open's still (cells.rs,
+//! - A cell of a dead open is changed only after its entry was seen to be that open's still (opens.rs,
 //!   cleaning). HELD, and an INTENT that is a claim, becomes RETURNED, unless the message is done or
 //!   its page has gone; the rest becomes FREE.
 //! - Only a lease is taken from a live holder. It is left by one swap, so a late `ack` fails.

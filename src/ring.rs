@@ -17,11 +17,11 @@
 //!   an earlier page of that place. So a late swap never meets the same bits again.
 #![forbid(unsafe_code)]
 
-use crate::cells::{Liveness, OpCell, OpCells};
 use crate::group::Group;
 use crate::layout::{CLEAR_EVERY_LAPS, Cursor, Head, Layout, MAX_PAGE_NUMBER, PageState, SlotState, Tail};
 use crate::memory::Memory;
 use crate::opens::OpenId;
+use crate::ops::{Liveness, OpCell, OpCells};
 use crate::page::{Page, Record};
 use crate::sync::Ordering;
 use Ordering::{AcqRel, Acquire, Relaxed};

@@ -7,13 +7,13 @@
 //! one blocked thread, which watches for itself (sleeper.rs).
 #![forbid(unsafe_code)]
 
-use crate::cells::Liveness;
 use crate::claim::Claim;
 use crate::error::Unusable;
 use crate::file::{OpenFile, now, uptime};
 use crate::group::Group;
 use crate::memory::Memory;
 use crate::opens::OpenId;
+use crate::ops::Liveness;
 use crate::options::Overflow;
 use crate::ring::{Blocked, Ring};
 use crate::wait::{self, WaitList};

@@ -6,12 +6,13 @@
 #![allow(missing_docs)]
 
 use disk_chan::Overflow;
-use disk_chan::cells::{Kind, Liveness};
+use disk_chan::cells::Kind;
 use disk_chan::claim::{Claim, Hand, How, Nothing};
 use disk_chan::group::Group;
 use disk_chan::layout::{Geometry, LINE, Layout};
 use disk_chan::map::Heap;
 use disk_chan::opens::OpenId;
+use disk_chan::ops::Liveness;
 use disk_chan::page::Record;
 use disk_chan::ring::{Refused, Ring, Sent};
 use loom::sync::atomic::{AtomicBool, Ordering::SeqCst};

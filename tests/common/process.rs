@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver as Queue, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -277,6 +278,45 @@ pub fn figures(channel: &Channel) -> String {
     let mut groups = channel.groups();
     groups.sort_by(|a, b| a.name.cmp(&b.name));
     format!("{} {} {:?} {groups:?}", channel.len(), channel.is_empty(), channel.stats())
+}
+
+/// In the child: threads that share one `&Sender` send numbered messages until the parent tells the end, and say how
+/// far they came after `each` messages.
+pub fn stream(channel: &Channel, [threads, len, each]: [u64; 3]) {
+    let tx = &channel.sender();
+    let ended = &AtomicBool::new(false);
+    say("ready");
+    thread::scope(|scope| {
+        for t in 0..threads {
+            scope.spawn(move || {
+                for n in 0.. {
+                    if ended.load(Ordering::Relaxed) {
+                        return say(format!("end {t} {n}"));
+                    }
+                    tx.blocking_send(stamped(t, n, len as usize)).unwrap();
+                    if n % each == each - 1 {
+                        say(format!("sent {t} {}", n + 1));
+                    }
+                }
+            });
+        }
+        told();
+        ended.store(true, Ordering::Relaxed);
+    });
+}
+
+/// A message of a thread: quickly made, so that a sender does little but send.
+pub fn stamped(t: u64, n: u64, len: usize) -> Vec<u8> {
+    let mut message = vec![t as u8; len];
+    message[..8].copy_from_slice(&(t << 32 | n).to_le_bytes());
+    message
+}
+
+/// Fails unless every message is done and nobody holds one.
+pub fn balanced(channel: &Channel) {
+    for group in channel.groups() {
+        assert_eq!((group.lag, group.held, group.returned), (0, 0, 0), "{group:?}");
+    }
 }
 
 /// Bytes of a message whose copy into a page takes milliseconds.

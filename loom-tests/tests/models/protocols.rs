@@ -6,10 +6,11 @@
 //! from moving up (ORDER[ack]: the turn of a page against the reading of its bytes) is not seen;
 //! and it knows no time. Dekker pairs are fences (`SeqCst` accesses count as acquire-release).
 use disk_chan::Overflow::{Block, DropOldest};
-use disk_chan::cells::{ClaimState, Count, Kind, OpCell};
+use disk_chan::cells::{ClaimState, Count, Kind};
 use disk_chan::claim::{Hand, Nothing};
 use disk_chan::layout::{PageState, SlotState};
 use disk_chan::opens::OpenId;
+use disk_chan::ops::OpCell;
 use disk_chan::ring::{Blocked, Refused};
 use disk_chan::sync::{AtomicU32, AtomicU64};
 use disk_chan::wait::{self, WaitList};
