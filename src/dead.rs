@@ -6,14 +6,14 @@
 //!   sent before the message is done.
 //! - A mover that died has left the cell with one attempt more than the channel allows. Then, and only
 //!   then, there may be a letter already: the next mover looks for it first.
+//! - The message is counted as a dead letter while its cell is DONE, which it leaves only for FREE.
 //! - Without room among the letters the message goes back as it was, and is tried again later.
 //!
 //! A letter is `{mark and version, uuid 128, group number 16 and instance 48, offset, sent at, attempts
 //! 32, length of the group's name 32, its name, the message}`, little-endian.
 #![forbid(unsafe_code)]
 
-use crate::cells::{ClaimCell, ClaimState, ClaimWord, Count, Kind};
-use crate::claim::Claim;
+use crate::cells::{ClaimCell, ClaimState, ClaimWord, Kind};
 use crate::group::Group;
 use crate::layout::{DEAD_LETTER_ROOM, SlotState};
 use crate::memory::Memory;
@@ -144,7 +144,7 @@ impl Shared {
     /// Makes letters of the messages of `group` that are not handed out any more.
     pub fn bury(&self, group: Group<'_>) {
         let Some(letters) = &self.dead_letters else { return };
-        for (number, cell) in group.cells().enumerate() {
+        for cell in group.cells() {
             if let Some((word, offset)) = cell.read()
                 && word.state() == ClaimState::Returned
                 && group.is_undeliverable(word)
@@ -152,19 +152,12 @@ impl Shared {
                 && group.is_current()
                 && let Some(held) = cell.retake(word, self.file.id.index, Kind::Message, 0)
             {
-                self.bury_one(letters, group, (number, cell), held, Offset::from_u64(offset));
+                self.bury_one(letters, group, cell, held, Offset::from_u64(offset));
             }
         }
     }
 
-    fn bury_one(
-        &self,
-        letters: &Channel,
-        group: Group<'_>,
-        (number, cell): (usize, ClaimCell<'_>),
-        held: ClaimWord,
-        offset: Offset,
-    ) {
+    fn bury_one(&self, letters: &Channel, group: Group<'_>, cell: ClaimCell<'_>, held: ClaimWord, offset: Offset) {
         full_fence_after_rmw(); // ORDER[group state], as after any claim
         if !group.is_current() {
             cell.free(held);
@@ -203,17 +196,10 @@ impl Shared {
                 return;
             }
         }
-        cell.count(Count::DeadLettered, held);
-        let claim = Claim {
-            group: group.number() as u32,
-            state: group.state(),
-            cell: number as u32,
-            word: held,
-            offset,
-            record: place,
-        };
-        let (_, last) = group.ack(&claim);
-        self.after_ack(group, &claim, last);
+        if cell.finish(held) {
+            let last = group.settle_done(cell, held.to(ClaimState::Done), offset);
+            self.after_ack(group, offset, last);
+        }
         tracing::debug!(%offset, "a message became a dead letter");
     }
 }

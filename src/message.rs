@@ -53,7 +53,7 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
         }
         let group = self.group();
         let (acked, last) = group.ack(self.claim());
-        self.root.after_ack(group, self.claim(), last);
+        self.root.after_ack(group, self.claim().offset, last);
         acked
     }
 

@@ -23,18 +23,24 @@ impl<'a> Group<'a> {
         for cell in self.cells() {
             let Some((word, offset)) = cell.read() else { continue };
             match word.state() {
-                ClaimState::Done => {
-                    let offset = Offset::from_u64(offset);
-                    self.set_done(offset.page(), offset.index() as usize);
-                    // The cell was this group's when it was read, if the group is there still.
-                    if self.is_current() {
-                        cell.free(word);
-                    }
-                }
+                ClaimState::Done => drop(self.settle_done(cell, word, Offset::from_u64(offset))),
                 ClaimState::Gone => cell.settle_gone(word),
                 _ => {}
             }
         }
+    }
+
+    /// Sets the ack bit of a DONE cell and frees it. Whether its page may be finished by that.
+    pub(crate) fn settle_done(&self, cell: ClaimCell<'a>, done: ClaimWord, offset: Offset) -> bool {
+        if self.is_undeliverable(done) {
+            cell.count(Count::DeadLettered, done); // nobody else finishes such a message: dead.rs
+        }
+        let last = self.set_done(offset.page(), offset.index() as usize);
+        // The cell was this group's when it was read, if the group is there still.
+        if self.is_current() {
+            cell.free(done);
+        }
+        last
     }
 
     /// Cleans the cells of a dead open, or of one's own that ends. True if there were any.

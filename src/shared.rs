@@ -7,7 +7,6 @@
 //! one blocked thread, which watches for itself (sleeper.rs).
 #![forbid(unsafe_code)]
 
-use crate::claim::Claim;
 use crate::error::Unusable;
 use crate::file::{OpenFile, now, uptime};
 use crate::group::Group;
@@ -17,7 +16,7 @@ use crate::ops::Liveness;
 use crate::options::Overflow;
 use crate::ring::{Blocked, Ring};
 use crate::wait::{self, WaitList};
-use crate::{Channel, Full, GroupName};
+use crate::{Channel, Full, GroupName, Offset};
 use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
 use std::ops::Deref;
@@ -332,17 +331,16 @@ impl Shared {
 
     /// After a message of `group` was finished: room, if its page may be finished, and a free cell.
     #[inline]
-    pub fn after_ack(&self, group: Group<'_>, claim: &Claim, last: bool) {
+    pub fn after_ack(&self, group: Group<'_>, offset: Offset, last: bool) {
         let [_, senders] = self.memory().sleepers();
         if last && wait::anyone(senders).is_some() {
-            self.after_ack_with_senders(group, claim);
+            self.after_ack_with_senders(group, offset.page());
         }
         self.after_free(group);
     }
 
     #[cold]
-    fn after_ack_with_senders(&self, group: Group<'_>, claim: &Claim) {
-        let page = claim.offset.page();
+    fn after_ack_with_senders(&self, group: Group<'_>, page: u64) {
         let done = self.ring().tail().page == page && group.last_unfinished(page).is_none();
         if done || !group.is_current() {
             self.wake_senders();

@@ -101,16 +101,16 @@ fn letters_are_written_once_whoever_dies() {
         let mut rng = Rng::new(seed());
         for overflow in [Overflow::Block, Overflow::DropOldest] {
             let dir = Dir::in_memory();
-            let options = small().page_size(256 << 10).max_pages(4).max_attempts(1).max_opens(64).overflow(overflow);
+            let options = small().page_size(4 << 20).max_pages(4).max_attempts(1).max_opens(64).overflow(overflow);
             let channel = options.blocking_open(dir.file()).unwrap();
             drop(channel.blocking_subscribe("g").unwrap());
             let tx = channel.sender();
             let (mut sent, mut kills) = (0, 0);
             while kills < 200 {
                 let children = [0, 1].map(|_| Process::start("fails", &dir.file()).ready());
-                send(&tx, sent..sent + 40, 64);
-                sent += 40;
-                thread::sleep(Duration::from_micros(rng.below(300)));
+                send(&tx, sent..sent + 400, 64);
+                sent += 400;
+                thread::sleep(Duration::from_micros(rng.below(1000)));
                 for child in &children {
                     child.kill();
                 }
