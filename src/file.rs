@@ -239,9 +239,10 @@ impl OpenFile {
         limit <= MAX_PAGE_NUMBER && self.ring().head().page + PAGE_LIMIT_STEP / 2 > limit
     }
 
-    /// Cleans up after every dead open. True if somebody may find something else than before.
-    pub fn reap_the_dead(&self) -> bool {
-        if self.the_dead().next().is_none() {
+    /// Cleans up after every dead open, if one of those that `asked` says is dead. True if somebody may
+    /// find something else than before.
+    pub fn reap_the_dead(&self, asked: impl Fn(OpenId) -> bool) -> bool {
+        if !OpenId::all(self.memory()).any(|id| asked(id) && self.has_died(id)) {
             return false;
         }
         let cleaned = self.clean_up();

@@ -74,6 +74,16 @@ impl OpenId {
         let _ = mem.open(self.index)[STATE].compare_exchange(self.word(), free, SeqCst, Relaxed);
     }
 
+    /// Which opens this one asks about in a tick: all, unless others wait, too. Then those who wait share
+    /// them, and the shares go round with the ticks, so that a death is seen though one who waits is dead
+    /// itself. So as many as wait ask together about each once a tick.
+    pub fn share(self, mem: Memory<'_>, tick: usize) -> impl Fn(Self) -> bool {
+        let waits = |id: &Self| id.sleepers(mem).iter().any(|n| n.load(Relaxed) > 0); // a hint
+        let waiting = if waits(&self) { Self::all(mem).filter(waits).count().max(1) } else { 1 };
+        let before = Self::all(mem).filter(|id| id.index < self.index && waits(id)).count();
+        move |id| id.index % waiting == (before + tick) % waiting
+    }
+
     /// How many handles that keep receivers waiting it has: senders and channels.
     pub fn handles(self, mem: Memory<'_>) -> &AtomicU64 {
         &mem.open(self.index)[HANDLES]

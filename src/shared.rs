@@ -222,8 +222,18 @@ impl Shared {
 
     /// Cleans up after the dead, takes overdue leases away, and moves messages to the dead letters.
     pub fn tend(&self) {
+        self.tend_to(|_| true);
+    }
+
+    /// The same, of the dead only a share: what one of those who wait does in a tick.
+    fn tend_a_share(&self) {
+        let tick = uptime() / TICK_MS;
+        self.tend_to(self.file.id.share(self.memory(), tick as usize));
+    }
+
+    fn tend_to(&self, share: impl Fn(OpenId) -> bool) {
         self.tended_at.store(uptime(), Relaxed); // only compared with clocks
-        let mut changed = self.file.reap_the_dead();
+        let mut changed = self.file.reap_the_dead(share);
         let geometry = &self.memory().layout.geometry;
         if geometry.lease_timeout != 0 {
             changed |= Group::all(self.memory()).filter(|group| group.take_overdue(uptime)).count() > 0;
@@ -239,7 +249,7 @@ impl Shared {
     /// The same, once a tick: for those who find nothing and do not sleep.
     pub fn tend_now_and_then(&self) {
         if uptime().wrapping_sub(self.tended_at.load(Relaxed)) >= TICK_MS {
-            self.tend();
+            self.tend_a_share();
         }
     }
 
@@ -423,7 +433,7 @@ impl Shared {
         if let Err(error) = self.file.raise_page_limit() {
             tracing::warn!(%error, "the limit of page numbers could not be raised");
         }
-        self.tend();
+        self.tend_a_share();
         let connected = self.has_handles() && !ring.head().closed;
         for (number, list) in self.groups.iter().enumerate() {
             let now = Group::at(ring.mem, number).map(|g| g.state());

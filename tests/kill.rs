@@ -7,6 +7,7 @@ use disk_chan::{Create, OpenError, Options, Receiver, TryRecvError};
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -25,8 +26,17 @@ fn child_holds_a_lease() {
 
 /// A child that holds the oldest message of the group "g".
 fn holder(dir: &Dir) -> Child {
+    start(dir, "child_holds_a_lease", b"held")
+}
+
+/// A child that waits for messages.
+fn waiter(dir: &Dir) -> Child {
+    start(dir, "child_waits", b"wait")
+}
+
+fn start(dir: &Dir, role: &str, says: &[u8; 4]) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_holds_a_lease", "--nocapture"])
+        .args(["--exact", role, "--nocapture"])
         .env(FILE, dir.file())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -34,7 +44,7 @@ fn holder(dir: &Dir) -> Child {
         .unwrap();
     let mut said = [0; 4];
     child.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
-    assert_eq!(&said, b"held", "the child failed");
+    assert_eq!(&said, says, "the child failed");
     child
 }
 
@@ -119,4 +129,41 @@ fn a_file_whose_every_open_died_opens_again() {
         rx = channel.blocking_subscribe("g").unwrap();
         assert_eq!(common::drain_numbers(&mut rx), sent);
     });
+}
+
+/// Many wait and share the looking for deaths; one of them dies, too, and its share is looked at by the others.
+#[test]
+fn a_death_among_many_who_wait_is_seen() {
+    within(60, || {
+        let dir = Dir::new();
+        let opens: Vec<_> = (0..7).map(|_| small().max_opens(16).blocking_open(dir.file()).unwrap()).collect();
+        let receivers: Vec<_> = opens.iter().map(|open| open.blocking_subscribe("g").unwrap()).collect();
+        for n in 0..5 {
+            opens[0].sender().blocking_send(body(n, 8)).unwrap();
+            let mut children = [holder(&dir), waiter(&dir), waiter(&dir)];
+            thread::sleep(Duration::from_millis(60));
+            let (got, next) = channel();
+            thread::scope(|scope| {
+                for rx in &receivers {
+                    let (mut rx, got) = (rx.clone(), got.clone());
+                    scope.spawn(move || got.send(number(&rx.blocking_recv().unwrap())).unwrap());
+                }
+                children.iter_mut().for_each(|child| child.kill().unwrap());
+                assert_eq!(next.recv_timeout(Duration::from_secs(20)), Ok(n), "nobody got what the dead one held");
+                children.iter_mut().for_each(|child| assert!(!child.wait().unwrap().success()));
+                // One for each of the others.
+                common::send(&opens[0].sender(), 100..106, 8);
+            });
+        }
+    });
+}
+
+/// In the child: says that it is there, takes what comes, and waits for more.
+#[test]
+fn child_waits() {
+    let Some(file) = std::env::var_os(FILE) else { return };
+    let channel = Options::new().create(Create::OpenExisting).blocking_open(Path::new(&file)).unwrap();
+    let mut rx = channel.blocking_subscribe("other").unwrap();
+    eprintln!("wait");
+    rx.iter().for_each(drop);
 }

@@ -94,6 +94,11 @@ impl Worker {
         self.logs.iter().map(Log::progress).sum()
     }
 
+    /// Whether it can still do its work: not if it is through with it, or was killed, and only its process is there.
+    fn works(&self) -> bool {
+        !self.dying && self.logs[0].last_doing() != "ended"
+    }
+
     /// How it looks from outside, for a report: of each thread the state, and where in the kernel it waits.
     fn describe(&self) -> String {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
@@ -484,15 +489,17 @@ impl Supervisor {
         self.watch.somebody_stopped = self.somebody_stopped();
         let groups = channel.map_or(Vec::new(), Channel::groups);
         let progress = self.progress();
-        let receives =
-            |group| self.workers().any(|w| matches!(w.role, Role::Receiver { group: of, .. } if of == group));
+        let receives = |group| {
+            self.workers().any(|w| w.works() && matches!(w.role, Role::Receiver { group: of, .. } if of == group))
+        };
         let all_receive = (0..GROUPS).all(receives);
         for (at, now) in progress.into_iter().enumerate() {
-            let alive = self.workers().any(|w| match w.role {
+            let is_for_it = |w: &Worker| match w.role {
                 Role::Sender(_) => at == GROUPS,
                 Role::Receiver { group, .. } => at == group,
                 Role::Visitor => false,
-            });
+            };
+            let alive = self.workers().any(|w| w.works() && is_for_it(w));
             // Where a group has no receiver at the moment, senders may wait.
             let waits =
                 if at == GROUPS { all_receive } else { stats_of(&groups, at).is_some_and(|stats| stats.lag > 0) };
