@@ -115,8 +115,7 @@ impl Options {
         self
     }
 
-    /// Sends that can run at the same moment, in all processes: a multiple of 4 from 4 to 16,384;
-    /// 1024 if not set.
+    /// Sends that can run at the same moment, in all processes: 1 to 16,384; 1024 if not set.
     pub fn max_op_cells(mut self, cells: usize) -> Self {
         self.max_op_cells = Some(cells);
         self
@@ -146,7 +145,7 @@ impl Options {
     }
 
     /// How often a message is handed out to a group before it becomes a dead letter: 1 to 4000; without
-    /// limit if not set.
+    /// limit if not set, or 0.
     ///
     /// A message that was given back that often, by its holders, their deaths or `lease_timeout`, goes
     /// to a channel of its own beside this one, with the name of this file and `.dead` behind it: see
