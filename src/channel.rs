@@ -178,7 +178,8 @@ impl Channel {
     }
 
     /// A receiver of the dead letters: of the one group of the channel that they go to. Its messages are
-    /// read by [`DeadLetter::parse`](crate::DeadLetter::parse). It ends when neither this channel nor that one is open anywhere.
+    /// read by [`DeadLetter::parse`](crate::DeadLetter::parse). It ends when neither this channel nor that
+    /// one is open anywhere.
     ///
     /// # Errors
     ///

@@ -23,6 +23,9 @@ const SLEEPERS: usize = 2;
 
 const LIVE: u64 = 1;
 
+/// How many of those who wait ask about an open in a tick.
+const WATCHERS: usize = 8;
+
 /// One open of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenId {
@@ -74,14 +77,14 @@ impl OpenId {
         let _ = mem.open(self.index)[STATE].compare_exchange(self.word(), free, SeqCst, Relaxed);
     }
 
-    /// Which opens this one asks about in a tick: all, unless others wait, too. Then those who wait share
-    /// them, and the shares go round with the ticks, so that a death is seen though one who waits is dead
-    /// itself. So as many as wait ask together about each once a tick.
-    pub fn share(self, mem: Memory<'_>, tick: usize) -> impl Fn(Self) -> bool {
+    /// Which opens this one asks about the `turn`th time: all, unless many others wait, too. Those share
+    /// them: each is asked about by about [`WATCHERS`] in a tick, and every one asks about all in turn, so
+    /// that no death stays unseen though all others who wait are dead or stopped.
+    pub fn share(self, mem: Memory<'_>, turn: usize) -> impl Fn(Self) -> bool {
         let waits = |id: &Self| id.sleepers(mem).iter().any(|n| n.load(Relaxed) > 0); // a hint
-        let waiting = if waits(&self) { Self::all(mem).filter(waits).count().max(1) } else { 1 };
-        let before = Self::all(mem).filter(|id| id.index < self.index && waits(id)).count();
-        move |id| id.index % waiting == (before + tick) % waiting
+        let waiting = if waits(&self) { Self::all(mem).filter(waits).count() } else { 1 };
+        let parts = (waiting / WATCHERS).max(1);
+        move |id| id.index % parts == (self.index + turn) % parts
     }
 
     /// How many handles that keep receivers waiting it has: senders and channels.

@@ -21,7 +21,7 @@ use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
 use std::ops::Deref;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -52,6 +52,8 @@ pub struct Shared {
     pub seat: AtomicBool,
     /// When the dead and the overdue were last looked for, in milliseconds.
     tended_at: AtomicU32,
+    /// How often that was: whose turn it is to be asked about.
+    turn: AtomicUsize,
     /// The channel of the dead letters.
     pub dead_letters: Option<Channel>,
 }
@@ -80,6 +82,7 @@ impl Root {
             watcher: Mutex::new(None),
             seat: AtomicBool::new(false),
             tended_at: AtomicU32::new(uptime().wrapping_sub(TICK_MS)),
+            turn: AtomicUsize::new(0),
             dead_letters,
             file,
         })))
@@ -227,8 +230,8 @@ impl Shared {
 
     /// The same, of the dead only a share: what one of those who wait does in a tick.
     fn tend_a_share(&self) {
-        let tick = uptime() / TICK_MS;
-        self.tend_to(self.file.id.share(self.memory(), tick as usize));
+        let turn = self.turn.fetch_add(1, Relaxed); // counts, and orders nothing
+        self.tend_to(self.file.id.share(self.memory(), turn));
     }
 
     fn tend_to(&self, share: impl Fn(OpenId) -> bool) {
@@ -248,7 +251,8 @@ impl Shared {
 
     /// The same, once a tick: for those who find nothing and do not sleep.
     pub fn tend_now_and_then(&self) {
-        if uptime().wrapping_sub(self.tended_at.load(Relaxed)) >= TICK_MS {
+        // The clock is coarse: who slept a tick may see a little less.
+        if uptime().wrapping_sub(self.tended_at.load(Relaxed)) >= TICK_MS - 10 {
             self.tend_a_share();
         }
     }

@@ -131,12 +131,15 @@ fn a_file_whose_every_open_died_opens_again() {
     });
 }
 
+/// So many that each asks about a part of the others only.
+const WAITING: u64 = 30;
+
 /// Many wait and share the looking for deaths; one of them dies, too, and its share is looked at by the others.
 #[test]
 fn a_death_among_many_who_wait_is_seen() {
     within(60, || {
         let dir = Dir::new();
-        let opens: Vec<_> = (0..7).map(|_| small().max_opens(16).blocking_open(dir.file()).unwrap()).collect();
+        let opens: Vec<_> = (0..WAITING).map(|_| small().max_opens(64).blocking_open(dir.file()).unwrap()).collect();
         let receivers: Vec<_> = opens.iter().map(|open| open.blocking_subscribe("g").unwrap()).collect();
         for n in 0..5 {
             opens[0].sender().blocking_send(body(n, 8)).unwrap();
@@ -152,7 +155,7 @@ fn a_death_among_many_who_wait_is_seen() {
                 assert_eq!(next.recv_timeout(Duration::from_secs(20)), Ok(n), "nobody got what the dead one held");
                 children.iter_mut().for_each(|child| assert!(!child.wait().unwrap().success()));
                 // One for each of the others.
-                common::send(&opens[0].sender(), 100..106, 8);
+                common::send(&opens[0].sender(), 100..99 + WAITING, 8);
             });
         }
     });
