@@ -170,6 +170,11 @@ impl<'a> ClaimCell<'a> {
         Self { line: mem.claim_cell(group, cell) }
     }
 
+    /// All its words.
+    pub fn words(self) -> &'a [AtomicU64; 6] {
+        self.line
+    }
+
     #[inline]
     fn word(self) -> &'a AtomicU64 {
         &self.line[0]

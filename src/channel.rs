@@ -3,36 +3,23 @@
 
 use crate::cells::Count;
 use crate::dead;
+use crate::durability;
 use crate::file::OpenFile;
 use crate::group::Group;
 use crate::layout::{Geometry, MAX_GROUP_NAME};
 use crate::lifecycle::NotCreated;
+use crate::off_thread;
 use crate::opens::OpenId;
 use crate::shared::Root;
 use crate::{
-    GroupName, Offset, OpenError, Options, Overflow, Receiver, RemoveGroupError, Sender, Start, SubscribeError,
+    GroupName, Offset, OpenError, Options, Overflow, Receiver, RecoveryReport, RemoveGroupError, Sender, Start,
+    SubscribeError, SyncError,
 };
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-
-/// Runs something that may wait for the disk on another thread.
-pub(crate) async fn off_thread<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
-    let (tx, rx) = tokio::sync::oneshot::channel();
-    let run = move || drop(tx.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(f))));
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(run)),
-        // Another executor, or none: a thread for this once.
-        Err(_) => drop(std::thread::spawn(run)),
-    }
-    match rx.await {
-        Ok(Ok(out)) => out,
-        Ok(Err(panic)) => std::panic::resume_unwind(panic),
-        // Only a runtime that is being shut down drops the work; it polls this no more.
-        Err(_) => std::future::pending().await,
-    }
-}
+use std::time::Duration;
 
 /// An open channel: makes senders and receivers, and tells how it stands.
 ///
@@ -93,6 +80,12 @@ pub struct Stats {
     pub opens: usize,
     /// Senders and channels, in all opens.
     pub handles: u64,
+    /// Times that the file was synced for somebody who asked, or an interval that was over.
+    pub syncs: u64,
+    /// How long those took together.
+    pub sync_time: Duration,
+    /// Every message below this is on stable storage.
+    pub durable_offset: Offset,
     /// Whether it was closed.
     pub closed: bool,
     /// The beginning of the oldest page.
@@ -108,7 +101,7 @@ impl Channel {
             Geometry { max_attempts: 1.., .. } if !file.read_only => Some(open_letters(options, &file)?),
             _ => None,
         };
-        Ok(Self::new(Root::new(file, letters)))
+        Ok(Self::new(Root::new(file, letters, options.durability)))
     }
 
     pub(crate) fn new(root: Arc<Root>) -> Self {
@@ -246,10 +239,8 @@ impl Channel {
             if held > 0 && !force {
                 return Err(RemoveGroupError::InUse { held });
             }
-            group.remove(&ring);
             // A message that was claimed after it was counted is held still, as if forced.
-            file.map.sync(ring.mem.group_entry_bytes(group.number()))?;
-            Ok(())
+            Ok(group.remove(&ring, |range| file.sync_range(range))?)
         });
         let removed = removed?.ok_or(RemoveGroupError::Busy)?;
         self.root.wake_everybody();
@@ -272,6 +263,9 @@ impl Channel {
             opens: OpenId::all(ring.mem).count(),
             handles: OpenId::all(ring.mem).map(|id| id.handles(ring.mem).load(Relaxed)).sum(),
             closed: self.is_closed(),
+            syncs: ring.mem.syncs()[0].load(Relaxed),
+            sync_time: Duration::from_micros(ring.mem.syncs()[1].load(Relaxed)),
+            durable_offset: self.durable_offset(),
             first_offset: Offset::new(ring.tail().page, 0),
             end_offset: ring.end(),
         }
@@ -329,6 +323,46 @@ impl Channel {
         self.root.is_inherited() || self.root.ring().head().closed
     }
 
+    /// Returns when everything sent and acknowledged before, by whichever process, is on stable storage,
+    /// and the places of groups.
+    ///
+    /// Callers of one open share a sync; who asks while one runs waits for the next. It waits for no send
+    /// that has not ended, and for no other process.
+    ///
+    /// # Errors
+    ///
+    /// See [`SyncError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the sync may still be made; nothing else remains.
+    pub async fn sync(&self) -> Result<(), SyncError> {
+        durability::sync(&self.root).await
+    }
+
+    /// As [`sync`](Self::sync); blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// See [`SyncError`].
+    pub fn blocking_sync(&self) -> Result<(), SyncError> {
+        self.root.shared().blocking_sync()
+    }
+
+    /// Every message below this offset is on stable storage; those from it on may be, too. It goes up with
+    /// every sync of any process, as far as no send is under way.
+    pub fn durable_offset(&self) -> Offset {
+        if self.root.is_inherited() {
+            return Offset::default();
+        }
+        Offset::from_u64(self.root.memory().durable_end().load(Relaxed))
+    }
+
+    /// What was done to the file when it was opened, if it had to be recovered.
+    pub fn recovered(&self) -> Option<&RecoveryReport> {
+        self.root.file.recovered.as_ref()
+    }
+
     /// The path that the channel was opened by.
     pub fn path(&self) -> &Path {
         &self.root.file.path
@@ -373,6 +407,7 @@ fn open_letters(options: &Options, file: &OpenFile) -> Result<Channel, OpenError
         max_held: Some(g.max_held),
         overflow: Some(Overflow::Block),
         max_attempts: Some(0),
+        durability: options.durability,
         trust_file_system: options.trust_file_system,
         ..Options::default()
     };
@@ -396,14 +431,14 @@ fn create(root: &Arc<Root>, name: &GroupName, start: Start) -> Result<Receiver, 
         if let Some(receiver) = join(root, name)? {
             return Ok(receiver);
         }
-        let group = Group::create(&ring, name, start).map_err(|e| match e {
+        let group = Group::create(&ring, name, start, |range| file.sync_range(range)).map_err(|e| match e {
+            NotCreated::NotSynced(error) => SubscribeError::Io(error),
             NotCreated::TooMany => SubscribeError::TooManyGroups { max: ring.mem.layout.geometry.max_groups },
             NotCreated::BeyondEnd(end) => match start {
                 Start::At(start) => SubscribeError::StartBeyondEnd { start, end },
                 Start::Oldest | Start::Newest => SubscribeError::Busy,
             },
         })?;
-        file.map.sync(ring.mem.group_entry_bytes(group.number()))?;
         Ok(Receiver::new(Arc::clone(root), name.clone(), group.number(), group.state()))
     });
     let made = made?.ok_or(SubscribeError::Busy)?;
@@ -421,5 +456,5 @@ pub(crate) async fn subscribe_from(
         return Ok(receiver);
     }
     let root = Arc::clone(root);
-    off_thread(move || create(&root, &name, start)).await
+    off_thread::off_thread(move || create(&root, &name, start)).await
 }

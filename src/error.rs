@@ -11,6 +11,7 @@ use thiserror::Error;
 pub(crate) enum Unusable {
     Forked,
     ReadOnly,
+    Poisoned,
 }
 
 macro_rules! unusable {
@@ -20,12 +21,35 @@ macro_rules! unusable {
                 match why {
                     Unusable::Forked => Self::Forked,
                     Unusable::ReadOnly => Self::ReadOnly,
+                    Unusable::Poisoned => Self::Poisoned,
                 }
             }
         }
     )*};
 }
-unusable!(SendError SubscribeError RemoveGroupError);
+unusable!(SendError SubscribeError RemoveGroupError SyncError);
+
+impl From<Unusable> for TryRecvError {
+    fn from(why: Unusable) -> Self {
+        match why {
+            Unusable::Forked => Self::Forked,
+            Unusable::Poisoned => Self::Poisoned,
+            // No receiver is made of such an open.
+            Unusable::ReadOnly => Self::Disconnected,
+        }
+    }
+}
+
+impl From<Unusable> for AckError {
+    fn from(why: Unusable) -> Self {
+        match why {
+            Unusable::Forked => Self::Forked,
+            Unusable::Poisoned => Self::Poisoned,
+            // Nothing is held of such an open.
+            Unusable::ReadOnly => Self::Taken,
+        }
+    }
+}
 
 /// Why a channel could not be created or opened.
 #[derive(Debug, Error)]
@@ -119,9 +143,16 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
-    /// The machine went down while the channel was in use, and this version cannot recover that.
-    #[error("{path} was in use when the machine went down and needs recovery, which this version does not have", path = path.display())]
-    NeedsRecovery {
+    /// It needs recovery, as the machine went down while it was in use, or its file was copied then; but
+    /// another process has it open.
+    #[error("{path} needs recovery, and is open elsewhere: close it everywhere, then open it", path = path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A sync failed, and another process still has it open.
+    #[error("{path}: a sync failed, and it is open elsewhere still: close it everywhere, then open it, which recovers it", path = path.display())]
+    Poisoned {
         /// The file.
         path: PathBuf,
     },
@@ -199,6 +230,9 @@ pub enum SubscribeError {
     /// The operating system refused to write the new group down.
     #[error("the new group could not be written down")]
     Io(#[from] io::Error),
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
     /// The handle was made before a fork, and this process is the child.
     #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
     Forked,
@@ -229,6 +263,9 @@ pub enum RemoveGroupError {
     /// The operating system refused to write it down.
     #[error("the removal could not be written down")]
     Io(#[from] io::Error),
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
     /// The handle was made before a fork, and this process is the child.
     #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
     Forked,
@@ -282,6 +319,15 @@ pub enum SendError {
     /// The channel was closed.
     #[error("the channel is closed")]
     Closed,
+    /// It was sent, and then the sync failed that was to bring it to stable storage.
+    #[error("the message was sent at {offset}, and then a sync of the channel failed")]
+    NotDurable {
+        /// The offset of the message.
+        offset: Offset,
+    },
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
     /// The handle was made before a fork, and this process is the child.
     #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
     Forked,
@@ -308,6 +354,15 @@ pub enum TrySendError {
     /// The channel was closed.
     #[error("the channel is closed")]
     Closed,
+    /// It was sent, and then the sync failed that was to bring it to stable storage.
+    #[error("the message was sent at {offset}, and then a sync of the channel failed")]
+    NotDurable {
+        /// The offset of the message.
+        offset: Offset,
+    },
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
     /// The handle was made before a fork, and this process is the child.
     #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
     Forked,
@@ -333,6 +388,8 @@ impl From<SendError> for TrySendError {
         match e {
             SendError::MessageTooLarge { len, max } => Self::MessageTooLarge { len, max },
             SendError::Closed => Self::Closed,
+            SendError::NotDurable { offset } => Self::NotDurable { offset },
+            SendError::Poisoned => Self::Poisoned,
             SendError::Forked => Self::Forked,
             SendError::ReadOnly => Self::ReadOnly,
         }
@@ -357,6 +414,15 @@ pub enum SendTimeoutError {
     /// The channel was closed.
     #[error("the channel is closed")]
     Closed,
+    /// It was sent, and then the sync failed that was to bring it to stable storage.
+    #[error("the message was sent at {offset}, and then a sync of the channel failed")]
+    NotDurable {
+        /// The offset of the message.
+        offset: Offset,
+    },
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
     /// The handle was made before a fork, and this process is the child.
     #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
     Forked,
@@ -377,13 +443,30 @@ impl From<SendError> for SendTimeoutError {
         match e {
             SendError::MessageTooLarge { len, max } => Self::MessageTooLarge { len, max },
             SendError::Closed => Self::Closed,
+            SendError::NotDurable { offset } => Self::NotDurable { offset },
+            SendError::Poisoned => Self::Poisoned,
             SendError::Forked => Self::Forked,
             SendError::ReadOnly => Self::ReadOnly,
         }
     }
 }
 
-/// Why not all of several messages were sent.
+/// Why what was done before is not known to be on stable storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SyncError {
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
+    /// The channel was opened with [`Options::read_only`](crate::Options::read_only).
+    #[error("the channel was opened read-only")]
+    ReadOnly,
+}
+
+/// Why not all of several messages were sent, or could not be brought to stable storage.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{} of the messages were sent, then: {error}", sent.len())]
 pub struct SendManyError {
@@ -408,6 +491,9 @@ pub enum RecvError {
     /// The group was removed.
     #[error("the group was removed")]
     GroupRemoved,
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
     /// The handle was made before a fork, and this process is the child.
     #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
     Forked,
@@ -439,6 +525,9 @@ pub enum TryRecvError {
     /// The group was removed.
     #[error("the group was removed")]
     GroupRemoved,
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
     /// The handle was made before a fork, and this process is the child.
     #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
     Forked,
@@ -462,6 +551,7 @@ impl From<RecvError> for TryRecvError {
             RecvError::Disconnected => Self::Disconnected,
             RecvError::Lagged(n) => Self::Lagged(n),
             RecvError::GroupRemoved => Self::GroupRemoved,
+            RecvError::Poisoned => Self::Poisoned,
             RecvError::Forked => Self::Forked,
         }
     }
@@ -483,6 +573,9 @@ pub enum RecvTimeoutError {
     /// The group was removed.
     #[error("the group was removed")]
     GroupRemoved,
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
     /// The handle was made before a fork, and this process is the child.
     #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
     Forked,
@@ -506,6 +599,7 @@ impl From<RecvError> for RecvTimeoutError {
             RecvError::Disconnected => Self::Disconnected,
             RecvError::Lagged(n) => Self::Lagged(n),
             RecvError::GroupRemoved => Self::GroupRemoved,
+            RecvError::Poisoned => Self::Poisoned,
             RecvError::Forked => Self::Forked,
         }
     }
@@ -524,6 +618,9 @@ pub enum AckError {
     /// Its group was removed.
     #[error("the group was removed")]
     GroupRemoved,
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
     /// The handle was made before a fork, and this process is the child.
     #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
     Forked,

@@ -1,36 +1,43 @@
-//! The life of the file: create, open, close.
+//! The life of the file: open, recover, close.
 //!
 //! **Invariants.**
-//! - A channel is made without a name, allocated, written and synced, and only then linked into
-//!   place: whoever sees the name sees a whole channel. Who loses the race opens the winner's.
 //! - Opening and closing happen under the open lock. The opener clears the clean mark, and syncs
 //!   that, before its first store; the last user syncs everything, and then sets the mark.
 //! - Cleaning up after the dead needs no lock (reap.rs); only their entries are freed under it, and
 //!   groups repaired that somebody died over who held it.
 //! - A read-only open stores nothing, takes no lock, and has no entry.
 //! - If the mark is not set, the same boot, device and inode as stored mean that memory is coherent
-//!   and only the dead have to be cleaned up after.
+//!   and only the dead have to be cleaned up after. If it is set, the checks of `clean.rs` tell whether
+//!   all is as it was left. Else, or where a sync had failed, everything is recovered: only while nobody
+//!   else has the file open, and before the header says anything else.
+//! - Every sync is checked. One that failed poisons the channel: what is in memory may never reach the
+//!   disk, and may be gone from memory tomorrow.
 #![forbid(unsafe_code)]
 
 use crate::OpenError;
+use crate::clean;
+use crate::create::create;
 use crate::fork::{self, Unshared};
 use crate::group::Group;
 use crate::header::Header;
-use crate::layout::{BLOCK, Geometry, Layout, MAGIC, MAX_PAGE_NUMBER, PAGE_LIMIT_STEP, PageState};
-use crate::map::Map;
+use crate::inspect::{self, examine};
+use crate::layout::{MAX_PAGE_NUMBER, PAGE_LIMIT_STEP};
+use crate::map::{Access, Map};
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::ops::{Liveness, OpCell};
-use crate::options::{self, Create, Options};
+use crate::options::{Create, Options};
+use crate::recovery::{self, Cause, Known, RecoveryReport};
 use crate::ring::Ring;
 use crate::sys::{self, LockByte};
-use rustix::fs::{OFlags, RawMode};
-use std::fs::{File, Metadata};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use rustix::fs::OFlags;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
 /// How often a close tries to take the open lock, a millisecond apart.
@@ -38,10 +45,6 @@ const CLOSE_TRIES: u32 = 20;
 
 /// How long to wait for the open lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-
-const EXT4: u64 = 0xef53;
-const XFS: u64 = 0x5846_5342;
-const TMPFS: u64 = 0x0102_1994;
 
 /// One open of a channel's file.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub struct OpenFile {
     pub path: PathBuf,
     /// Whether nothing may be stored.
     pub read_only: bool,
+    /// What was done to the file before it could be used.
+    pub recovered: Option<RecoveryReport>,
     file: Unshared,
     header: Mutex<Header>,
     /// The forks before it was opened.
@@ -63,7 +68,8 @@ pub struct OpenFile {
 /// An entry that no file has: of who has not entered yet, or never will.
 const NOBODY: OpenId = OpenId { index: usize::MAX, incarnation: 0 };
 
-fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> OpenError {
+/// The error of something that the system refused.
+pub fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Io { path: path.into(), doing, source }
 }
 
@@ -130,31 +136,71 @@ impl OpenFile {
             .map_err(failed(path, "lock it"))?
             .ok_or(OpenError::Busy { path: path.into() })?;
         // Under the lock: what the last user wrote.
-        let mut header = read_header(path, &file)?;
-        let map = Map::new(&file, layout, header.uuid, true).map_err(failed(path, "map it"))?;
-        let here = (boot_id(path)?, meta.dev(), meta.ino());
-        let coherent = (header.boot_id, header.device, header.inode) == here;
-        if !header.clean && !coherent {
-            return Err(OpenError::NeedsRecovery { path: path.into() });
-        }
-        if !is_in_use(&file, map.memory()) {
-            check_words(path, map.memory())?;
-        }
-        // Before anything else is stored.
-        if header.clean || !coherent {
-            (header.boot_id, header.device, header.inode) = here;
-            header.clean = false;
-            write_header(&map, &mut header).map_err(failed(path, "write its header"))?;
-        }
-        map.memory().page_limit().fetch_max(header.page_limit, AcqRel);
+        let header = Header::read(path, &file)?;
+        let map = Map::new(&file, layout, header.uuid, Access::ReadWrite).map_err(failed(path, "map it"))?;
         let header = Mutex::new(header);
-        let mut open = Self { map, id: NOBODY, path: path.into(), read_only: false, header, file, forks };
+        let (id, path, recovered) = (NOBODY, path.to_owned(), None);
+        let mut open = Self { map, id, path, read_only: false, recovered, header, file, forks };
+        open.make_usable((boot_id(&open.path)?, meta.dev(), meta.ino()), options)?;
+        let path = &*open.path;
         // First: they may have every entry.
         let freed = open.free_the_dead();
         open.id = attach(path, &open.file, open.memory())?;
         sys::unlock(&open.file, LockByte::OpenLock).map_err(failed(path, "unlock it"))?;
         tracing::debug!(path = %path.display(), open = open.id.index, freed, "opened");
         Ok(open)
+    }
+
+    /// Makes the file one that is in use here: recovers it, if it must be.
+    fn make_usable(&mut self, here: ([u64; 2], u64, u64), options: &Options) -> Result<(), OpenError> {
+        let path = &*self.path;
+        let header = self.header.get_mut().unwrap_or_else(|e| e.into_inner());
+        let write = |header: &mut Header| {
+            let written = header.write(self.map.memory(), |range| sync_range(&self.map, range));
+            written.map_err(failed(path, "write its header"))
+        };
+        let in_use = is_in_use(&self.file, self.map.memory());
+        let cause = what_is_wrong(self.map.memory(), header, here, in_use);
+        let mark = |header: &mut Header, here| {
+            (header.boot_id, header.device, header.inode) = here;
+            header.clean = false;
+        };
+        if let Some(cause) = cause {
+            if in_use {
+                let path = path.into();
+                let poisoned = cause == Cause::Poisoned;
+                return Err(if poisoned { OpenError::Poisoned { path } } else { OpenError::InUse { path } });
+            }
+            let known = known(header);
+            // Before anything else is stored; and of no boot, so that a death on the way begins it again.
+            if header.clean {
+                mark(header, ([0; 2], 0, 0));
+                write(header)?;
+            }
+            let began = Instant::now();
+            tracing::info!(path = %path.display(), ?cause, "recovering");
+            let survey = recovery::survey(self.map.memory(), cause, known, |at| options.report_progress(path, at));
+            let recovered = survey.apply(self.map.memory());
+            let what = |what: &str| OpenError::Damaged { path: path.into(), what: what.into() };
+            let recovered = recovered.map_err(what)?;
+            sync(&self.file, &self.map).map_err(failed(path, "sync it"))?;
+            (header.era, header.page_limit) = (recovered.era, recovered.page_limit);
+            mark(header, here);
+            // The header is on disk before the poison is gone.
+            write(header)?;
+            self.map.memory().poison().store(0, Relaxed);
+            let report = RecoveryReport { took: began.elapsed(), ..recovered.report };
+            tracing::info!(path = %path.display(), ?report, "recovered");
+            self.recovered = Some(report);
+        } else if header.clean || (header.boot_id, header.device, header.inode) != here {
+            // Before anything else is stored.
+            mark(header, here);
+            write(header)?;
+        }
+        let mem = self.map.memory();
+        mem.page_limit().fetch_max(header.page_limit, AcqRel);
+        mem.era().fetch_max(header.era, AcqRel);
+        Ok(())
     }
 
     /// Opens the channel without storing anything.
@@ -164,13 +210,38 @@ impl OpenFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(OpenError::NotFound { path: path.into() }),
             other => other.map_err(|e| not_opened(path, e))?,
         };
-        let (_, layout) = examine(options, path, &file)?;
-        let header = read_header(path, &file)?;
-        let map = Map::new(&file, layout, header.uuid, false).map_err(failed(path, "map it"))?;
-        if !is_in_use(&file, map.memory()) {
-            check_words(path, map.memory())?;
+        let (meta, layout) = examine(options, path, &file)?;
+        let header = Header::read(path, &file)?;
+        let mut map = Map::new(&file, layout, header.uuid, Access::ReadOnly).map_err(failed(path, "map it"))?;
+        let here = (boot_id(path)?, meta.dev(), meta.ino());
+        let in_use = is_in_use(&file, map.memory());
+        let mut recovered = None;
+        if let Some(cause) = what_is_wrong(map.memory(), &header, here, in_use).filter(|_| !in_use) {
+            // What a recovery would make of it, in memory of this process.
+            let layout = map.layout().clone();
+            map = Map::new(&file, layout, header.uuid, Access::Private).map_err(failed(path, "map it"))?;
+            let survey = recovery::survey(map.memory(), cause, known(&header), |at| options.report_progress(path, at));
+            let done = survey.apply(map.memory());
+            recovered = Some(done.map_err(|what| OpenError::Damaged { path: path.into(), what: what.into() })?.report);
         }
-        Ok(Self { map, id: NOBODY, path: path.into(), read_only: true, header: Mutex::new(header), file, forks })
+        let (path, header) = (path.into(), Mutex::new(header));
+        Ok(Self { map, id: NOBODY, path, read_only: true, recovered, header, file, forks })
+    }
+
+    /// Brings everything that was changed in the file to stable storage.
+    pub fn sync(&self) -> io::Result<()> {
+        sync(&self.file, &self.map)
+    }
+
+    /// Brings a range of bytes to stable storage.
+    pub fn sync_range(&self, range: Range<usize>) -> io::Result<()> {
+        sync_range(&self.map, range)
+    }
+
+    /// Whether a sync has failed, in whichever process.
+    #[inline]
+    pub fn is_poisoned(&self) -> bool {
+        self.memory().poison().load(Acquire) != 0
     }
 
     /// Whether this process is the child of a fork that this open was made before.
@@ -221,12 +292,12 @@ impl OpenFile {
             return Ok(());
         }
         let raised = self.with_open_lock_for(Duration::ZERO, |header| {
-            let stored = read_header(&self.path, &self.file).map_err(io::Error::other);
+            let stored = Header::read(&self.path, &self.file).map_err(io::Error::other);
             // Another open may have raised it, and writes to this file are seen through the map.
             header.page_limit = header.page_limit.max(stored?.page_limit);
             let wanted = (self.ring().head().page + PAGE_LIMIT_STEP).min(MAX_PAGE_NUMBER + 1);
             header.page_limit = header.page_limit.max(wanted);
-            write_header(&self.map, header)?;
+            header.write(self.memory(), |range| self.sync_range(range))?;
             self.memory().page_limit().fetch_max(header.page_limit, AcqRel);
             Ok(())
         });
@@ -300,8 +371,9 @@ impl OpenFile {
         let mem = self.memory();
         self.reap_cells(self.id);
         // What takes long is done before the lock is taken, if this may be the last user.
-        if OpenId::all(mem).nth(1).is_none() && self.file.metadata().is_ok_and(|m| m.nlink() > 0) {
-            let _ = self.sync_all();
+        if OpenId::all(mem).nth(1).is_none() && self.file.metadata().is_ok_and(|m| m.nlink() > 0) && !self.is_poisoned()
+        {
+            let _ = self.sync();
         }
         // Only tried, for a moment: without the lock the file is left as if this open had died.
         let locked = (0..CLOSE_TRIES).any(|n| {
@@ -329,18 +401,17 @@ impl OpenFile {
         tracing::debug!(path = %self.path.display(), open = self.id.index, "closed");
     }
 
-    fn sync_all(&self) -> io::Result<()> {
-        self.map.sync(0..self.map.layout().file_bytes() as usize)
-    }
-
     fn leave_clean(&self) -> io::Result<()> {
-        if self.file.metadata()?.nlink() == 0 {
-            return Ok(()); // deleted: nobody will open it again
+        if self.file.metadata()?.nlink() == 0 || self.is_poisoned() {
+            return Ok(()); // deleted: nobody will open it again; or left for recovery
         }
-        let mut header = read_header(&self.path, &self.file).map_err(io::Error::other)?;
-        self.sync_all()?;
+        let mut header = Header::read(&self.path, &self.file).map_err(io::Error::other)?;
+        let mem = self.memory();
+        mem.durable_end().store(self.ring().end().as_u64(), Relaxed); // it will be, and is checked
+        header.check = clean::seal(mem);
+        self.sync()?;
         header.clean = true;
-        write_header(&self.map, &mut header)
+        header.write(mem, |range| self.sync_range(range))
     }
 }
 
@@ -360,20 +431,47 @@ impl Drop for OpenLock<'_> {
     }
 }
 
+/// Brings everything that was changed in the file to stable storage, or poisons it.
+fn sync(file: &File, map: &Map) -> io::Result<()> {
+    checked(map, sys::sync(file))
+}
+
+/// Brings a range of bytes to stable storage, or poisons the file.
+fn sync_range(map: &Map, range: Range<usize>) -> io::Result<()> {
+    checked(map, map.sync(range))
+}
+
+fn checked(map: &Map, synced: io::Result<()>) -> io::Result<()> {
+    synced.inspect_err(|error| {
+        let said = u64::from(error.raw_os_error().unwrap_or(0).unsigned_abs());
+        // Whoever was first; with a number that is not zero.
+        let _ = map.memory().poison().compare_exchange(0, 1 + said, AcqRel, Relaxed);
+        tracing::error!(%error, "a sync failed: the channel is poisoned");
+    })
+}
+
+/// Why a channel cannot be used as it is; nothing if it can.
+fn what_is_wrong(mem: Memory<'_>, header: &Header, here: ([u64; 2], u64, u64), in_use: bool) -> Option<Cause> {
+    let coherent = (header.boot_id, header.device, header.inode) == here;
+    // One that was never opened has nothing that could be checked.
+    let never_opened = header.clean && header.boot_id == [0; 2];
+    if !header.clean && mem.poison().load(Acquire) != 0 {
+        return Some(Cause::Poisoned);
+    }
+    if !header.clean && !coherent {
+        return Some(Cause::Unclean);
+    }
+    let sound = || (!header.clean || never_opened || clean::is_sound(mem, header.check)) && inspect::fits(mem);
+    (!in_use && !sound()).then_some(Cause::Damaged)
+}
+
+fn known(header: &Header) -> Known {
+    Known { page_limit: header.page_limit, era: header.era, clean: header.clean }
+}
+
 /// Whether somebody alive has the file open.
 fn is_in_use(file: &File, mem: Memory<'_>) -> bool {
     OpenId::all(mem).any(|id| sys::is_locked(file, LockByte::Open(id.index)).unwrap_or(true))
-}
-
-/// What the file is, and its layout, if it is a channel such as the options ask for.
-fn examine(options: &Options, path: &Path, file: &File) -> Result<(Metadata, Layout), OpenError> {
-    check_file_system(options, path, file)?;
-    let meta = file.metadata().map_err(failed(path, "look at it"))?;
-    if !meta.is_file() {
-        return Err(OpenError::NotAChannel { path: path.into() });
-    }
-    let layout = check(options, path, &read_header(path, file)?, meta.len())?;
-    Ok((meta, layout))
 }
 
 fn attach(path: &Path, file: &File, mem: Memory<'_>) -> Result<OpenId, OpenError> {
@@ -411,161 +509,4 @@ fn wait_for_lock(file: &File, patience: Duration) -> io::Result<Option<()>> {
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(Some(()))
-}
-
-fn check_file_system(options: &Options, path: &Path, file: &File) -> Result<(), OpenError> {
-    let kind = rustix::fs::fstatfs(file).map_err(|e| failed(path, "look at its file system")(e.into()))?.f_type as u64;
-    if options.trust_file_system || [EXT4, XFS, TMPFS].contains(&kind) {
-        return Ok(());
-    }
-    Err(OpenError::FileSystem { path: path.into(), kind })
-}
-
-fn read_header(path: &Path, file: &File) -> Result<Header, OpenError> {
-    let mut bytes = vec![0; 2 * BLOCK * 8];
-    let mut len = 0;
-    while len < bytes.len() {
-        match file.read_at(&mut bytes[len..], len as u64) {
-            Ok(0) => break,
-            Ok(n) => len += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(failed(path, "read its header")(e)),
-        }
-    }
-    if len < bytes.len() {
-        let (found, expected) = (len as u64, bytes.len() as u64);
-        return Err(match bytes.starts_with(&MAGIC.to_le_bytes()) {
-            true => OpenError::CutShort { path: path.into(), found, expected },
-            false => OpenError::NotAChannel { path: path.into() },
-        });
-    }
-    let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
-    let (copies, _) = words.as_chunks::<BLOCK>();
-    Header::parse(path, [&copies[0], &copies[1]])
-}
-
-/// Both copies, one after the other, each on disk before the next is touched.
-fn write_header(map: &Map, header: &mut Header) -> io::Result<()> {
-    header.sequence += 1;
-    for copy in 0..2 {
-        header.store(map.memory().control, copy);
-        map.sync(copy * BLOCK * 8..(copy + 1) * BLOCK * 8)?;
-    }
-    Ok(())
-}
-
-/// The layout of the file, if it is what the options ask for, and whole.
-fn check(options: &Options, path: &Path, header: &Header, found: u64) -> Result<Layout, OpenError> {
-    let g = header.geometry;
-    let asked = [
-        ("page_size", g.page_size, options.page_size),
-        ("max_pages", g.max_pages, options.max_pages),
-        ("typical_message_len", g.typical_message_len, options.typical_message_len),
-        ("max_groups", g.max_groups, options.max_groups),
-        ("max_opens", g.max_opens, options.max_opens),
-        ("max_op_cells", g.max_op_cells, options.max_op_cells),
-        ("max_held", g.max_held, options.max_held),
-        ("overflow", g.overflow as usize, options.overflow.map(|o| o as usize)),
-        ("lease_timeout", g.lease_timeout as usize, options.lease_timeout.map(|t| options::milliseconds(t) as usize)),
-        ("max_attempts", g.max_attempts as usize, options.max_attempts.map(|n| n as usize)),
-    ];
-    for (option, found, expected) in asked {
-        if let Some(expected) = expected.filter(|&e| e != found) {
-            // What could never be right is better called that.
-            Layout::new(Geometry { ..options.geometry() })?;
-            let (found, expected) = (found as u64, expected as u64);
-            return Err(OpenError::Mismatch { path: path.into(), option, found, expected });
-        }
-    }
-    let layout =
-        Layout::new(g).map_err(|e| OpenError::Damaged { path: path.into(), what: format!("its header says {e}") })?;
-    let expected = layout.file_bytes();
-    if found < expected {
-        return Err(OpenError::CutShort { path: path.into(), found, expected });
-    }
-    Ok(layout)
-}
-
-/// Whether the words that everything hangs on make sense. Nobody else has the file open.
-fn check_words(path: &Path, mem: Memory<'_>) -> Result<(), OpenError> {
-    let damaged = |what: String| Err(OpenError::Damaged { path: path.into(), what });
-    let head = crate::layout::Head::of(mem.head().load(Acquire)).page;
-    let tail = crate::layout::Tail::of(mem.tail().load(Acquire)).page;
-    let pages = mem.layout.geometry.max_pages as u64;
-    if tail > head || head - tail >= pages {
-        return damaged(format!("its head is page {head} and its tail page {tail}, in a ring of {pages}"));
-    }
-    for place in 0..pages {
-        let page = crate::page::Page::new(mem, place as usize);
-        let (number, cursor) = (page.number(), page.cursor());
-        if number % pages != place || number + pages <= head || number > head + pages {
-            return damaged(format!("page {number} lies at place {place}, with page {head} as the newest"));
-        }
-        let is = |state, page| cursor.state == state && cursor.lap == mem.layout.cursor_lap(page);
-        let right = match number {
-            n if n == head => cursor.lap == mem.layout.cursor_lap(n),
-            n if n > head => is(PageState::Prepared, n),
-            n if n >= tail => is(PageState::Sealed, n),
-            // Being turned when its last user died.
-            n => is(PageState::Sealed, n) || is(PageState::Prepared, n + pages),
-        };
-        if !right {
-            return damaged(format!("page {number} is {:?} in lap {}", cursor.state, cursor.lap));
-        }
-    }
-    Ok(())
-}
-
-/// Makes the file; nothing if somebody else was first.
-fn create(options: &Options, path: &Path) -> Result<Option<Unshared>, OpenError> {
-    let layout = Layout::new(options.geometry())?;
-    let size = layout.file_bytes();
-    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current
-        && size > limit
-    {
-        return Err(OpenError::FileTooLarge { path: path.into(), size, limit });
-    }
-    let parent = match path.parent() {
-        Some(p) if p.as_os_str().is_empty() => Path::new("."),
-        Some(p) => p,
-        None => Path::new("/"),
-    };
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let mode = rustix::fs::Mode::from_raw_mode(0o600 as RawMode);
-    let made = Unshared::open(|| Ok(rustix::fs::open(parent, flags, mode)?));
-    let file = made.map_err(failed(path, "create a file in its directory"))?;
-    check_file_system(options, path, &file)?;
-    sys::allocate(&file, size).map_err(failed(path, "allocate it"))?;
-    let mut random = [0; 16];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .map_err(|e| failed(path, "get a random number")(e.into()))?;
-    let half = |from: usize| u64::from_le_bytes(std::array::from_fn(|i| random[from + i]));
-    let first = options.first_page;
-    let header = Header {
-        sequence: 1,
-        uuid: [half(0), half(8)],
-        geometry: layout.geometry,
-        page_limit: first.saturating_add(PAGE_LIMIT_STEP).min(MAX_PAGE_NUMBER + 1),
-        clean: true,
-        boot_id: [0; 2],
-        device: 0,
-        inode: 0,
-        created_at: now(),
-    };
-    let map = Map::new(&file, layout, header.uuid, true).map_err(failed(path, "map it"))?;
-    map.memory().format(first);
-    drop(map);
-    // The headers last: what has them is whole.
-    sys::sync(&file).map_err(failed(path, "sync it"))?;
-    let bytes: Vec<u8> = header.words().iter().flat_map(|w| w.to_le_bytes()).collect();
-    let mut to: &File = &file;
-    to.write_all(&bytes).and_then(|()| to.write_all(&bytes)).map_err(failed(path, "write its header"))?;
-    sys::sync(&file).map_err(failed(path, "sync it"))?;
-    match sys::link(&file, path) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-        Err(e) => return Err(failed(path, "link it into its directory")(e)),
-    }
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed(path, "sync its directory"))?;
-    Ok(Some(file))
 }

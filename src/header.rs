@@ -6,13 +6,20 @@
 //! 7 max_pages, 8 typical_message_len, 9 max_groups, 10 max_opens, 11 max_op_cells, 12 max_held,
 //! 13 overflow, 14 max_age (0: not in this version), 15 lease_timeout in milliseconds, 16 max_attempts
 //! (of both 0 is none), 17 page limit, 18 clean mark, 19-20 boot id, 21 device, 22 inode, 23 creation time
-//! (unix milliseconds), the rest zero, 511 checksum: XXH3-64 of words 0 to 510.
+//! (unix milliseconds), 24 era, 25 check of the control part at a clean close, the rest zero, 511
+//! checksum: XXH3-64 of words 0 to 510.
 #![forbid(unsafe_code)]
 
 use crate::OpenError;
-use crate::layout::{BLOCK, Geometry, MAGIC, VERSION};
+use crate::file::failed;
+use crate::layout::{BLOCK, Geometry, MAGIC, MAX_PAGE_NUMBER, VERSION};
+use crate::memory::Memory;
 use crate::options::Overflow;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -37,6 +44,10 @@ pub struct Header {
     pub inode: u64,
     /// When it was created, in unix milliseconds.
     pub created_at: u64,
+    /// The first page number of the era that a recovery began; 0 if there was none.
+    pub era: u64,
+    /// What the last clean close computed of the control part.
+    pub check: u64,
 }
 
 fn checksum(words: &[u64; BLOCK]) -> u64 {
@@ -74,10 +85,36 @@ impl Header {
             self.device,
             self.inode,
             self.created_at,
+            self.era,
+            self.check,
         ];
         words[..said.len()].copy_from_slice(&said);
         words[BLOCK - 1] = checksum(&words);
         words
+    }
+
+    /// Reads it from a file, which may be anything.
+    pub fn read(path: &Path, file: &File) -> Result<Self, OpenError> {
+        let mut bytes = vec![0; 2 * BLOCK * 8];
+        let mut len = 0;
+        while len < bytes.len() {
+            match file.read_at(&mut bytes[len..], len as u64) {
+                Ok(0) => break,
+                Ok(n) => len += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(failed(path, "read its header")(e)),
+            }
+        }
+        if len < bytes.len() {
+            let (found, expected) = (len as u64, bytes.len() as u64);
+            return Err(match bytes.starts_with(&MAGIC.to_le_bytes()) {
+                true => OpenError::CutShort { path: path.into(), found, expected },
+                false => OpenError::NotAChannel { path: path.into() },
+            });
+        }
+        let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+        let (copies, _) = words.as_chunks::<BLOCK>();
+        Self::parse(path, [&copies[0], &copies[1]])
     }
 
     /// Parses the two copies.
@@ -109,6 +146,11 @@ impl Header {
                 return Err(OpenError::Damaged { path: path.into(), what });
             }
         };
+        let (limit, era) = (words[17], words[24]);
+        if limit > MAX_PAGE_NUMBER + 1 || era > limit {
+            let what = format!("its header says page limit {limit}, era {era}");
+            return Err(OpenError::Damaged { path: path.into(), what });
+        }
         // Range-checked by Layout::new.
         let size = |i: usize| words[i] as usize;
         let short = |i: usize| u32::try_from(words[i]).unwrap_or(u32::MAX);
@@ -133,14 +175,21 @@ impl Header {
             device: words[21],
             inode: words[22],
             created_at: words[23],
+            era: words[24],
+            check: words[25],
         })
     }
 
-    /// Stores one copy. Under the open lock.
-    pub fn store(&self, control: &[AtomicU64], copy: usize) {
-        // Relaxed: read only by who opens the file later, under the same lock.
-        for (to, word) in control[copy * BLOCK..][..BLOCK].iter().zip(self.words()) {
-            to.store(word, Ordering::Relaxed);
-        }
+    /// Writes both copies, one after the other, each on disk before the next is touched. Under the open
+    /// lock; `sync` brings a range of bytes of the file to the disk.
+    pub fn write(&mut self, mem: Memory<'_>, sync: impl Fn(Range<usize>) -> io::Result<()>) -> io::Result<()> {
+        self.sequence += 1;
+        (0..2).try_for_each(|copy| {
+            // Relaxed: read only by who opens the file later, under the same lock.
+            for (to, word) in mem.control[copy * BLOCK..][..BLOCK].iter().zip(self.words()) {
+                to.store(word, Ordering::Relaxed);
+            }
+            sync(copy * BLOCK * 8..(copy + 1) * BLOCK * 8)
+        })
     }
 }

@@ -6,22 +6,26 @@
 //!
 //! ```text
 //! control  block 0, 1       header, two checksummed copies: see `header.rs`
-//!          block 2          channel lines: head | tail | sleepers | page turns | page limit, opens used, op cells used
+//!          block 2          channel lines: head | tail | sleepers | page turns, syncs | page limit, opens used,
+//!                           op cells used, era, poison | durable end
 //!          opens            max_opens lines: state, handles, sleepers
 //!          op cells         max_op_cells lines: what one running send says about itself
 //!          group lines      max_groups x 2 lines: the live words and counters of a group
-//!          group entries    max_groups x 2 copies of 512 bytes: name and start, checksummed
+//!          group entries    max_groups x 2 copies of 512 bytes: instance, length of the name, start, name, and a
+//!                           checksum, XXH3-64, in the last word. Without a name it is of a removed group. Copy 0
+//!                           is on disk before copy 1 is written; copy 1 counts, if it verifies
 //!          claim cells      max_groups x max_held lines: one message handed out and not yet done
 //! wake     max_opens lines  32-bit futex words: odd while somebody of that open wants to be woken
 //! page 0 .. max_pages - 1, page_size bytes each:
-//!          4 lines          page number | cursor | opened at, damage seen | spare
-//!          per group        1 line: group cursor | ack words, 32 messages each
+//!          4 lines          page number | cursor | opened at, damage seen | check
+//!          per group        1 line: group cursor, check | ack words, 32 messages each
 //!          slot table       one word a message
 //!          records          the rest
 //! ```
 //!
 //! **Offset** = page number << 20 | index. **Place** of a page in the ring = page number mod
-//! max_pages; its **lap** = page number / max_pages.
+//! max_pages; its **lap** = page number / max_pages. Page numbers go up by one, and jump where a recovery
+//! began a new *era*: it goes on at the synced page limit, above every number that was ever used.
 //!
 //! **Record**: word 0 `{length 32, flags 32}`, word 1 the offset, word 2 the send time (unix
 //! milliseconds), word 3 the checksum, then the payload, padded with zeros to whole words. The
@@ -32,8 +36,10 @@
 //! the page is reused: a word with another tag reads as *untouched*. The rule for changing one:
 //! read it (acquire), then the page number; only if that is still the page one works for, CAS from
 //! exactly the value read; else stop. Tags have at least 24 bits of the lap; every
-//! [`CLEAR_EVERY_LAPS`] laps the tables of a page are cleared before it opens, so that no tag comes
-//! round again with an old word still there.
+//! [`CLEAR_EVERY_LAPS`] laps, and in the first lap of an era that a recovery began, the tables of a page
+//! are cleared before it opens, so that no tag comes round again with an old word still there.
+//!
+//! **Checks** (XXH3-64) are valid only while the header says clean; see `clean.rs`.
 #![forbid(unsafe_code)]
 
 use crate::error::OpenError;
@@ -46,7 +52,7 @@ pub const VERSION: u64 = 1;
 /// Words of a line of 128 bytes; smaller under loom, where padding costs time and shares nothing.
 pub const LINE: usize = if cfg!(disk_chan_loom) { 7 } else { 16 };
 /// Words of a block of 4096 bytes.
-pub const BLOCK: usize = if cfg!(disk_chan_loom) { 5 * LINE } else { 512 };
+pub const BLOCK: usize = if cfg!(disk_chan_loom) { 6 * LINE } else { 512 };
 /// Words of one copy of a group entry.
 pub const ENTRY: usize = if cfg!(disk_chan_loom) { LINE } else { 64 };
 /// Words of the header of a record.
@@ -252,6 +258,12 @@ impl Layout {
         ((u128::from(page) * u128::from(self.reciprocal)) >> 64) as u64
     }
 
+    /// The first page number from `from` on that lies at `place`.
+    pub fn first_at(&self, from: u64, place: usize) -> u64 {
+        let pages = self.geometry.max_pages;
+        from + ((place + pages - self.place(from)) % pages) as u64
+    }
+
     /// The tag of a page's slots.
     #[inline]
     pub fn slot_tag(&self, page: u64) -> u32 {
@@ -408,6 +420,11 @@ pub enum SlotState {
 pub struct Slot;
 
 impl Slot {
+    /// The tag of a slot that says something.
+    pub fn tag(word: u64) -> u32 {
+        (word >> 32) as u32
+    }
+
     /// Reads a slot as of the lap that `tag` names.
     pub fn of(word: u64, tag: u32) -> SlotState {
         if (word >> 32) as u32 != tag {
@@ -469,6 +486,15 @@ impl GroupCursor {
 pub struct Acks;
 
 impl Acks {
+    /// The done bits in a page that nobody writes any more: where the word is of a later lap, the page
+    /// was turned, and so all was done.
+    pub fn at_rest(word: u64, tag: u32) -> u32 {
+        let (lap, generation) = ((word >> 40) as u32, (word >> 32) as u8);
+        let ahead = lap.wrapping_sub(tag >> 8) & 0xff_ffff;
+        let later = generation == tag as u8 && ahead != 0 && ahead < 1 << 23;
+        if later { u32::MAX } else { Self::of(word, tag) }
+    }
+
     /// The done bits as of `tag`.
     pub fn of(word: u64, tag: u32) -> u32 {
         if (word >> 32) as u32 == tag { word as u32 } else { 0 }
@@ -490,11 +516,18 @@ impl Layout {
     pub const PAGE_OPENED_AT: usize = 2 * LINE;
     /// Not zero in a lap in which a record did not verify: the page number plus one.
     pub const PAGE_DAMAGE_SEEN: usize = 2 * LINE + 1;
+    /// What a clean close computed of the header and the slots.
+    pub const PAGE_CHECK: usize = 3 * LINE;
 
     /// A group's cursor word.
     #[inline]
     pub fn group_cursor_at(&self, group: usize) -> usize {
         PAGE_HEADER + group * self.group_stride
+    }
+
+    /// What a clean close computed of a group's words in the page.
+    pub fn group_check_at(&self, group: usize) -> usize {
+        self.group_cursor_at(group) + 1
     }
 
     /// The ack word that holds `index`.
@@ -518,6 +551,22 @@ impl Layout {
     /// Where the records begin: the words before are header and tables.
     pub fn tables(&self) -> std::ops::Range<usize> {
         PAGE_HEADER..self.data
+    }
+
+    /// The lines and the entries of the groups, in the control part.
+    pub fn groups_in_control(&self) -> std::ops::Range<usize> {
+        self.group_lines..self.claim_cells
+    }
+
+    /// The words of the slots.
+    pub fn slot_words(&self) -> std::ops::Range<usize> {
+        self.slot_table..self.slot_table + self.slots
+    }
+
+    /// The ack words of a group.
+    pub fn ack_words(&self, group: usize) -> std::ops::Range<usize> {
+        let at = self.ack_word_at(group, 0);
+        at..at + self.slots.div_ceil(32)
     }
 
     /// The words of one group in a page: cursor line and ack words.

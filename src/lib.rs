@@ -95,7 +95,11 @@
 #[cfg(not(disk_chan_loom))]
 mod channel;
 #[cfg(not(disk_chan_loom))]
+mod create;
+#[cfg(not(disk_chan_loom))]
 mod dead;
+#[cfg(not(disk_chan_loom))]
+mod durability;
 #[cfg(not(disk_chan_loom))]
 mod file;
 #[cfg(not(disk_chan_loom))]
@@ -103,9 +107,13 @@ mod fork;
 #[cfg(not(disk_chan_loom))]
 mod header;
 #[cfg(not(disk_chan_loom))]
+mod inspect;
+#[cfg(not(disk_chan_loom))]
 mod iter;
 #[cfg(not(disk_chan_loom))]
 mod message;
+#[cfg(not(disk_chan_loom))]
+mod off_thread;
 #[cfg(not(disk_chan_loom))]
 mod park;
 #[cfg(not(disk_chan_loom))]
@@ -131,6 +139,7 @@ macro_rules! protocols {
 protocols! {
     mod cells;
     mod claim;
+    mod clean;
     mod group;
     mod layout;
     mod lifecycle;
@@ -140,6 +149,7 @@ protocols! {
     mod ops;
     mod page;
     mod reap;
+    mod recovery;
     mod ring;
     mod sync;
     mod wait;
@@ -151,7 +161,8 @@ mod options;
 
 pub use error::*;
 pub use name::{GroupName, Offset};
-pub use options::{Create, Options, Overflow, Start};
+pub use options::{Create, Durability, Options, Overflow, Start};
+pub use recovery::{Cause, RecoveryProgress, RecoveryReport};
 
 #[cfg(not(disk_chan_loom))]
 pub use {

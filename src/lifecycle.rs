@@ -5,6 +5,9 @@
 //!   this read-modify-write returned, or later. A turn of that page either came before, or fails at
 //!   its CAS on `tail` and looks at the groups again. Its entry, which joiners find it by, is
 //!   written last.
+//! - An entry has two copies. Copy 0 is on disk before copy 1 is touched, so one of them is whole at any
+//!   time; copy 1 counts, and copy 0 only where copy 1 does not verify. What was removed keeps its
+//!   instance in its entry, without a name, so that the next group of that number is another one.
 //! - Creating and removing happen under the open lock. Joining takes nothing.
 #![forbid(unsafe_code)]
 
@@ -17,14 +20,72 @@ use crate::layout::{ENTRY, MAX_GROUP_NAME, Tail};
 use crate::memory::Memory;
 use crate::page::Page;
 use crate::ring::Ring;
-use crate::sync::{Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::{GroupName, Offset, Start};
 use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::convert::Infallible;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// What is written down of a group, or of the last one that had a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Which of the groups of the number.
+    pub instance: u64,
+    /// Its name; none if it was removed.
+    pub name: Option<GroupName>,
+    /// Where it started.
+    pub start: Offset,
+}
+
+impl Entry {
+    /// The entry of a number.
+    pub fn read(mem: Memory<'_>, number: usize) -> Option<Self> {
+        [1, 0].into_iter().find_map(|copy| {
+            let words = mem.group_entry(number, copy);
+            let words: [u64; ENTRY] = std::array::from_fn(|i| words[i].load(Acquire));
+            let bytes: Vec<u8> = words[..ENTRY - 1].iter().flat_map(|w| w.to_le_bytes()).collect();
+            if xxh3_64(&bytes) != words[ENTRY - 1] || words[1] > MAX_GROUP_NAME as u64 {
+                return None;
+            }
+            let name = std::str::from_utf8(&bytes[24..24 + words[1] as usize]).ok()?;
+            let name = (!name.is_empty()).then(|| GroupName::from(name));
+            Some(Self { instance: words[0], name, start: Offset::from_u64(words[2]) })
+        })
+    }
+
+    fn write(&self, mem: Memory<'_>, number: usize, copy: usize) {
+        let name = self.name.as_ref().map_or("", |name| name.as_str());
+        let mut bytes = [0; ENTRY * 8];
+        bytes[..8].copy_from_slice(&self.instance.to_le_bytes());
+        bytes[8..16].copy_from_slice(&(name.len() as u64).to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.start.as_u64().to_le_bytes());
+        bytes[24..24 + name.len()].copy_from_slice(name.as_bytes());
+        let check = xxh3_64(&bytes[..ENTRY * 8 - 8]);
+        bytes[ENTRY * 8 - 8..].copy_from_slice(&check.to_le_bytes());
+        for (word, bytes) in mem.group_entry(number, copy).iter().zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_le_bytes(*bytes), Release);
+        }
+    }
+
+    /// Writes both copies; `sync` brings a range of bytes of the file to the disk.
+    pub fn publish<E>(
+        &self,
+        mem: Memory<'_>,
+        number: usize,
+        sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        (0..2).try_for_each(|copy| {
+            self.write(mem, number, copy);
+            sync(mem.group_entry_bytes(number, copy))
+        })
+    }
+}
+
 /// Why a group could not be created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotCreated {
+#[derive(Debug)]
+pub enum NotCreated<E> {
+    /// It could not be written down.
+    NotSynced(E),
     /// All numbers are in use.
     TooMany,
     /// Its start lies beyond this end.
@@ -32,36 +93,15 @@ pub enum NotCreated {
 }
 
 impl<'a> Group<'a> {
-    fn entry_name(mem: Memory<'a>, number: usize, instance: u64) -> Option<GroupName> {
-        (0..2).find_map(|copy| {
-            let words = mem.group_entry(number, copy);
-            let words: [u64; ENTRY] = std::array::from_fn(|i| words[i].load(Acquire));
-            let bytes: Vec<u8> = words[..ENTRY - 1].iter().flat_map(|w| w.to_le_bytes()).collect();
-            let len = words[1] as usize;
-            let good = xxh3_64(&bytes) == words[ENTRY - 1] && words[0] == instance;
-            let name = (good && len <= MAX_GROUP_NAME).then(|| &bytes[24..24 + len])?;
-            std::str::from_utf8(name).ok().map(GroupName::from)
-        })
-    }
-
-    fn write_entry(mem: Memory<'a>, number: usize, instance: u64, name: &str, start: Offset) {
-        let mut bytes = [0; ENTRY * 8];
-        bytes[..8].copy_from_slice(&instance.to_le_bytes());
-        bytes[8..16].copy_from_slice(&(name.len() as u64).to_le_bytes());
-        bytes[16..24].copy_from_slice(&start.as_u64().to_le_bytes());
-        bytes[24..24 + name.len()].copy_from_slice(name.as_bytes());
-        let check = xxh3_64(&bytes[..ENTRY * 8 - 8]);
-        bytes[ENTRY * 8 - 8..].copy_from_slice(&check.to_le_bytes());
-        for copy in 0..2 {
-            for (word, bytes) in mem.group_entry(number, copy).iter().zip(bytes.as_chunks::<8>().0) {
-                word.store(u64::from_le_bytes(*bytes), Release);
-            }
-        }
-    }
-
     /// Its name.
     pub fn name(&self) -> Option<GroupName> {
-        Self::entry_name(self.mem, self.number, self.instance())
+        let entry = Entry::read(self.mem, self.number).filter(|entry| entry.instance == self.instance());
+        entry.and_then(|entry| entry.name)
+    }
+
+    /// What its entry has to say: of one that was removed, that.
+    fn entry(&self, name: Option<&GroupName>) -> Entry {
+        Entry { instance: self.instance(), name: name.cloned(), start: self.start() }
     }
 
     /// The active groups.
@@ -74,8 +114,13 @@ impl<'a> Group<'a> {
         Self::all(mem).find(|g| g.name().as_ref() == Some(name) && g.is_current())
     }
 
-    /// Creates a group; its entry still has to be synced.
-    pub fn create(ring: &Ring<'a>, name: &GroupName, start: Start) -> Result<Self, NotCreated> {
+    /// Creates a group; `sync` brings a range of bytes of the file to the disk.
+    pub fn create<E>(
+        ring: &Ring<'a>,
+        name: &GroupName,
+        start: Start,
+        sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>,
+    ) -> Result<Self, NotCreated<E>> {
         let mem = ring.mem;
         let number = (0..mem.layout.geometry.max_groups).find(|&g| Self::is_vacant(mem, g));
         let number = number.ok_or(NotCreated::TooMany)?;
@@ -91,7 +136,7 @@ impl<'a> Group<'a> {
             return Err(NotCreated::BeyondEnd(ring.end()));
         }
         group.settle_start(ring, first);
-        Self::write_entry(mem, number, group.instance(), name.as_str(), group.start());
+        group.entry(Some(name)).publish(mem, number, sync).map_err(NotCreated::NotSynced)?;
         Ok(group)
     }
 
@@ -153,6 +198,50 @@ impl<'a> Group<'a> {
         self.cursor(first.page(), word.load(Acquire)).closed
     }
 
+    /// Makes a number what its entry says, after a power loss: `write` stores a word. Its start is kept,
+    /// its cursors are not, and of what it lost what is known. Nobody else has the file open.
+    pub fn recover(
+        mem: Memory<'a>,
+        number: usize,
+        oldest: u64,
+        era: u64,
+        write: impl Fn(&AtomicU64, u64),
+    ) -> Option<Self> {
+        let was = Self::any(mem, number);
+        let entry = Entry::read(mem, number);
+        let instance = entry.as_ref().map_or(was.instance(), |entry| entry.instance.max(was.instance()));
+        let there = entry.filter(|entry| entry.name.is_some());
+        let (state, start) = match &there {
+            Some(entry) => (state(entry.instance, ACTIVE), entry.start.min(Offset::new(era, 0))),
+            None => (state(instance, FREE), Offset::new(0, 0)),
+        };
+        let group = Self { mem, number, state };
+        let (live, counters) = mem.group_lines(number);
+        // In another version than the words they are compared with, they would be behind them.
+        let since = |newer: u64, older: u64, most: u64| {
+            let n = newer.wrapping_sub(older) & most;
+            if n > most / 2 { 0 } else { n }
+        };
+        for what in Count::ALL {
+            let before = &counters[COUNTED_BEFORE + what.index()];
+            let n = since(was.count_all(what), before.load(Relaxed), u64::from(u32::MAX));
+            write(before, 0u64.wrapping_sub(n)); // the cells begin at 0
+        }
+        let lost = total(counters[LAGGED].load(Relaxed));
+        for earlier in [REPORTED, LAGGED_BEFORE] {
+            write(&counters[earlier], total(lost.wrapping_sub(since(lost, counters[earlier].load(Relaxed), total(u64::MAX)))));
+        }
+        for counter in [LAGGED, DAMAGED] {
+            // Nothing is counted of any page that is there now.
+            write(&counters[counter], counted(oldest.wrapping_sub(1), counters[counter].load(Relaxed)));
+        }
+        live.iter().for_each(|word| write(word, 0));
+        write(&live[START], start.as_u64());
+        write(&live[AT], group.hint(oldest));
+        write(&live[STATE], group.state);
+        there.map(|_| group)
+    }
+
     fn is_vacant(mem: Memory<'a>, number: usize) -> bool {
         Self::at(mem, number).is_none_or(|g| g.is_removed() && g.holds_nothing())
     }
@@ -168,12 +257,17 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Removes the group; its entry still has to be synced. Its cells are free when those who hold
-    /// messages let go of them.
-    pub fn remove(self, ring: &Ring<'a>) {
+    /// Removes the group; `sync` brings a range of bytes of the file to the disk. Its cells are free when
+    /// those who hold messages let go of them.
+    pub fn remove<E>(
+        self,
+        ring: &Ring<'a>,
+        sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.deactivate(ring);
-        Self::write_entry(self.mem, self.number, 0, "", Offset::new(0, 0));
+        self.entry(None).publish(self.mem, self.number, sync)?;
         self.vacate();
+        Ok(())
     }
 
     /// Frees the number of a removed group that nobody holds anything of.
@@ -201,6 +295,8 @@ impl<'a> Group<'a> {
         for group in (0..ring.mem.layout.geometry.max_groups).filter_map(|g| Self::at(ring.mem, g)) {
             if group.is_removed() || group.name().is_none() {
                 group.deactivate(ring);
+                // Nobody has been told, so it need not be on disk: whichever copies are there say one or the other.
+                let Ok(()) = group.entry(None).publish(ring.mem, group.number, |_| Ok::<(), Infallible>(()));
                 group.vacate();
             }
         }

@@ -6,6 +6,18 @@ use crate::sync::{AtomicU32, AtomicU64};
 #[cfg(not(disk_chan_loom))]
 use std::sync::Arc;
 
+/// What may be done to a mapping.
+#[cfg(not(disk_chan_loom))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Stores reach the file.
+    ReadWrite,
+    /// A store ends the process.
+    ReadOnly,
+    /// Stores stay in this process. Where there was none, what others store may be seen or not.
+    Private,
+}
+
 /// The mapping of a whole file, seen as the words of its layout.
 #[cfg(not(disk_chan_loom))]
 #[derive(Debug)]
@@ -19,11 +31,17 @@ pub struct Map {
 #[cfg(not(disk_chan_loom))]
 impl Map {
     /// Maps `file`, which has all the bytes that `layout` wants. A child of this process will not
-    /// have the mapping. If it is not `writable`, a store ends the process.
-    pub fn new(file: &std::fs::File, layout: Layout, uuid: [u64; 2], writable: bool) -> std::io::Result<Self> {
+    /// have the mapping.
+    pub fn new(file: &std::fs::File, layout: Layout, uuid: [u64; 2], access: Access) -> std::io::Result<Self> {
         let mut options = memmap2::MmapOptions::new();
         options.len(layout.file_bytes() as usize);
-        let map = if writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? };
+        let map = match access {
+            Access::ReadWrite => options.map_raw(file)?,
+            Access::ReadOnly => options.map_raw_read_only(file)?,
+            // SAFETY: the bytes are used as `words` says; that the file may change under them is so
+            // for every mapping here.
+            Access::Private => unsafe { options.map_copy(file)? }.into(),
+        };
         map.advise(memmap2::Advice::DontFork)?;
         let layout = Arc::new(layout);
         let wake = layout.control_words * 8;

@@ -51,6 +51,11 @@ impl<'a> Memory<'a> {
         &self.control[at..at + LINE]
     }
 
+    /// The words of the channel lines.
+    pub fn channel_words(&self) -> &'a [AtomicU64] {
+        &self.control[2 * BLOCK..3 * BLOCK]
+    }
+
     /// The page that senders write: a [`Head`].
     #[inline]
     pub fn head(&self) -> &'a AtomicU64 {
@@ -77,10 +82,36 @@ impl<'a> Memory<'a> {
         &self.channel_line(3)[0]
     }
 
+    /// How often the file was synced for a sender, and how long that took together, in microseconds.
+    pub fn syncs(&self) -> [&'a AtomicU64; 2] {
+        let line = self.channel_line(3);
+        [&line[1], &line[2]]
+    }
+
     /// The first page number that may not open until the limit is raised and synced.
     #[inline]
     pub fn page_limit(&self) -> &'a AtomicU64 {
         &self.channel_line(4)[0]
+    }
+
+    /// The first page number of the era that a recovery began; 0 if there was none. See
+    /// [`Ring::following`](crate::ring::Ring::following).
+    #[inline]
+    pub fn era(&self) -> &'a AtomicU64 {
+        &self.channel_line(4)[3]
+    }
+
+    /// Not zero once a sync failed: the error number of the system, plus one. Then what memory says is
+    /// not what the disk has, and nothing is done but recovery.
+    #[inline]
+    pub fn poison(&self) -> &'a AtomicU64 {
+        &self.channel_line(4)[4]
+    }
+
+    /// Every message below this offset is on stable storage.
+    #[inline]
+    pub fn durable_end(&self) -> &'a AtomicU64 {
+        &self.channel_line(5)[0]
     }
 
     /// Above every entry of an open that was ever used.
@@ -130,11 +161,11 @@ impl<'a> Memory<'a> {
         &self.control[at..at + ENTRY]
     }
 
-    /// The byte range of a group's entries in the file.
+    /// The byte range of one copy of a group's entry in the file.
     #[inline]
-    pub fn group_entry_bytes(&self, group: usize) -> std::ops::Range<usize> {
-        let at = (self.layout.group_entries + group * 2 * ENTRY) * 8;
-        at..at + 2 * ENTRY * 8
+    pub fn group_entry_bytes(&self, group: usize, copy: usize) -> std::ops::Range<usize> {
+        let at = (self.layout.group_entries + (group * 2 + copy) * ENTRY) * 8;
+        at..at + ENTRY * 8
     }
 
     /// A claim cell: state word, offset, time of taking, three counters.
@@ -167,5 +198,6 @@ impl Memory<'_> {
         self.head().store(Head { closed: false, epoch: 0, page: first_page }.word(), Release);
         self.tail().store(Tail { epoch: 0, page: first_page }.word(), Release);
         self.page_limit().store(first_page.saturating_add(PAGE_LIMIT_STEP), Release);
+        self.durable_end().store(crate::Offset::new(first_page, 0).as_u64(), Release);
     }
 }

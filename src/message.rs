@@ -48,9 +48,7 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
     #[inline]
     fn ack(&mut self) -> Result<(), AckError> {
         self.open = false;
-        if self.root.is_inherited() {
-            return Err(AckError::Forked);
-        }
+        self.root.usable()?;
         let group = self.group();
         let (acked, last) = group.ack(self.claim());
         self.root.after_ack(group, self.claim().offset, last);
@@ -59,9 +57,7 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
 
     fn give_back(&mut self) -> Result<(), AckError> {
         self.open = false;
-        if self.root.is_inherited() {
-            return Err(AckError::Forked);
-        }
+        self.root.usable()?;
         let group = self.group();
         let given = group.give_back(self.claim());
         self.root.after_give_back(group);

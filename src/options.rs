@@ -1,13 +1,46 @@
 //! How a channel is made and opened.
 #![forbid(unsafe_code)]
 
+use crate::RecoveryProgress;
 #[cfg(not(disk_chan_loom))]
 use crate::layout::Geometry;
 #[cfg(not(disk_chan_loom))]
-use crate::{Channel, OpenError, channel};
+use crate::{Channel, OpenError, off_thread};
+use std::fmt;
 #[cfg(not(disk_chan_loom))]
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Who is told how far a recovery has come.
+#[derive(Clone, Default)]
+pub(crate) struct Progress(Option<Arc<dyn Fn(RecoveryProgress) + Send + Sync>>);
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "told" } else { "not told" })
+    }
+}
+
+/// When what was sent and acknowledged reaches stable storage, beyond what the kernel does by itself,
+/// which is within half a minute or so. Chosen for each open; not stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When somebody asks: `send_durable`, `sync`, and the last close.
+    #[default]
+    Buffered,
+    /// Also `every` so often, and soon after `max_messages` were sent through this open since; by a thread
+    /// of its own. A power loss costs what came since the last sync that ended.
+    Interval {
+        /// The longest that something stays unsynced, but for the time that the sync takes.
+        every: Duration,
+        /// Messages after which a sync begins at once.
+        max_messages: u64,
+    },
+    /// Each send through this open returns when its message is on stable storage, as `send_durable` does;
+    /// `try_send`, too, waits for the disk. Acks are not waited for; the next sync covers them.
+    Always,
+}
 
 /// What happens to a send when the ring is full. Stored in the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +108,8 @@ pub struct Options {
     pub(crate) create: Create,
     pub(crate) trust_file_system: bool,
     pub(crate) first_page: u64,
+    pub(crate) durability: Durability,
+    pub(crate) on_recovery: Progress,
 }
 
 #[cfg(not(disk_chan_loom))]
@@ -180,6 +215,27 @@ impl Options {
         self
     }
 
+    /// When what is sent and acknowledged through this open reaches stable storage;
+    /// [`Durability::Buffered`] if not set. Not stored.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Who is told how far a recovery has come, should opening need one: after every page, on the thread
+    /// that opens. Not stored. What was done is [`Channel::recovered`].
+    pub fn on_recovery(mut self, told: impl Fn(RecoveryProgress) + Send + Sync + 'static) -> Self {
+        self.on_recovery = Progress(Some(Arc::new(told)));
+        self
+    }
+
+    pub(crate) fn report_progress(&self, path: &Path, at: RecoveryProgress) {
+        tracing::debug!(path = %path.display(), pages = at.pages, of = at.of, messages = at.messages, "recovering");
+        if let Some(told) = &self.on_recovery.0 {
+            told(at);
+        }
+    }
+
     /// The page number that a new channel starts with, for tests of numbers near their end.
     #[doc(hidden)]
     pub fn first_page(mut self, number: u64) -> Self {
@@ -198,7 +254,7 @@ impl Options {
     /// Dropped, the file may or may not have been created; nothing else remains.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<Channel, OpenError> {
         let path = path.as_ref().to_owned();
-        channel::off_thread(move || self.blocking_open(path)).await
+        off_thread::off_thread(move || self.blocking_open(path)).await
     }
 
     /// Opens or creates the channel.

@@ -282,6 +282,15 @@ impl<'a> Page<'a> {
             && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3]
     }
 
+    /// Looks whether a record lies at a word of the record area, whichever it is: its offset and its
+    /// words. Nobody else has the file open; `copy` is only room to work in.
+    pub fn find(&self, uuid: [u64; 2], at: usize, copy: &mut Vec<u8>) -> Option<(crate::Offset, usize)> {
+        let (head, len) = self.header(at)?;
+        self.copy_words(at, head[1], copy)?;
+        let good = checksum(uuid, [head[0], head[1], head[2]], xxh3_64(copy)) == head[3];
+        good.then_some((crate::Offset::from_u64(head[1]), record_words(len)))
+    }
+
     fn copy_words(&self, at: usize, offset: u64, into: &mut Vec<u8>) -> Option<[u64; 4]> {
         // A length is believed, and so much allocated, only beside the right offset.
         let (head, len) = self.header(at).filter(|(head, _)| head[1] == offset)?;

@@ -116,9 +116,7 @@ impl Position {
     /// One look; the claim is in the hand. A patient one also settles abandoned slots, and whether anybody is left to send.
     #[inline]
     fn attempt(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<(), TryRecvError> {
-        if root.is_inherited() {
-            return Err(TryRecvError::Forked);
-        }
+        root.usable()?;
         if let Some(owed) = self.owed.take() {
             return Err(owed.into());
         }
@@ -185,6 +183,7 @@ impl Position {
                 Err(TryRecvError::Disconnected) => Some(RecvError::Disconnected),
                 Err(TryRecvError::Lagged(n)) => Some(RecvError::Lagged(n)),
                 Err(TryRecvError::GroupRemoved) => Some(RecvError::GroupRemoved),
+                Err(TryRecvError::Poisoned) => Some(RecvError::Poisoned),
                 Err(TryRecvError::Forked) => Some(RecvError::Forked),
             };
             if let Some(error) = error {

@@ -1,7 +1,8 @@
 //! The pages in order: send, advance from a full page, turn the oldest, close.
 //!
 //! **Invariants.**
-//! - Pages come up in the order of their numbers; page `n` lies at place `n` mod max_pages. The
+//! - Pages come up in the order of their numbers, without gaps but at the beginning of an era, where a
+//!   recovery jumps over numbers by whole laps; page `n` lies at place `n` mod max_pages. The
 //!   live pages are those from `tail` to `head`. A place holds a live page, or the next one,
 //!   PREPARED.
 //! - A page opens only after its predecessor was sealed and `head` names it. So at most one page is
@@ -119,6 +120,11 @@ impl<'a> Ring<'a> {
         OpCells::new(self.mem, self.live)
     }
 
+    /// The number that comes up after page `number`, once that is the newest: at the next place.
+    fn following(&self, number: u64) -> u64 {
+        (number + 1).max(self.mem.era().load(Acquire)) // ORDER[head] or the open lock: stored at open
+    }
+
     /// The live page that follows `number`.
     #[inline]
     pub fn next(&self, number: u64) -> Next {
@@ -180,13 +186,14 @@ impl<'a> Ring<'a> {
         if !self.seal(&mut cell, from, |page, c| page.is_full(c)) {
             return Ok(());
         }
-        let place = self.layout().place(from + 1);
+        let following = self.following(from);
+        let place = self.layout().place(following);
         let mut next = Page::new(self.mem, place).number();
         if next <= from {
-            if from == MAX_PAGE_NUMBER {
+            if following > MAX_PAGE_NUMBER {
                 return Err(Blocked::PageLimit);
             }
-            self.turn(&mut cell, next, from + 1)?;
+            self.turn(&mut cell, next, following)?;
             next = Page::new(self.mem, place).number();
         }
         if next <= from || next >= self.mem.page_limit().load(Acquire) {
@@ -235,7 +242,9 @@ impl<'a> Ring<'a> {
     fn open(&self, cell: &mut OpCell<'_>, number: u64, now: u64) -> bool {
         let page = self.page(number);
         if page.number() == number && page.cursor().state == PageState::Prepared {
-            if self.layout().lap(number).is_multiple_of(CLEAR_EVERY_LAPS) {
+            let era = self.mem.era().load(Acquire);
+            let first_lap = era != 0 && number < era + self.layout().geometry.max_pages as u64;
+            if first_lap || self.layout().lap(number).is_multiple_of(CLEAR_EVERY_LAPS) {
                 self.clear_tables(number);
             }
             // Relaxed: a time for searching; ORDER[open] publishes it.
@@ -302,7 +311,8 @@ impl<'a> Ring<'a> {
         }
         let lap = self.layout().cursor_lap(new);
         let turned = Cursor { state: PageState::Prepared, lap, count: 0, units: 0 };
-        // The lap bits of `old` and `new` differ, so this ends after one swap, whoever made it.
+        // The lap bits of `old` and `new` differ, also over the jump of an era (recovery.rs), so this ends
+        // after one swap, whoever made it.
         self.swap_cursor(cell, old, |c| (c.state == PageState::Sealed).then_some(turned));
         // ORDER[number] AcqRel: the turned cursor before the number, for who reads it by that.
         let number = self.page(old).number_word();

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::channel::{self, Channel};
+use crate::durability;
 use crate::file::now;
 use crate::layout::MAX_RUN;
 use crate::page::Record;
@@ -9,7 +10,8 @@ use crate::ring::{Blocked, Refused, Ring, Sent};
 use crate::shared::Root;
 use crate::sleeper::Sleeper;
 use crate::{
-    GroupName, Offset, Receiver, SendError, SendManyError, SendTimeoutError, Start, SubscribeError, TrySendError,
+    GroupName, Offset, Receiver, SendError, SendManyError, SendTimeoutError, Start, SubscribeError, SyncError,
+    TrySendError,
 };
 use std::fmt;
 use std::future::poll_fn;
@@ -22,8 +24,9 @@ use std::time::{Duration, Instant};
 ///
 /// # Durability
 ///
-/// A message whose send returned `Ok` survives the death of the process. It survives a power cut
-/// only once the kernel has written it back.
+/// A message whose send returned `Ok` survives the death of the process. A power loss may cost it, until
+/// it was synced: by [`send_durable`](Self::send_durable), a [`sync`](Self::sync) that began after it was
+/// sent, or as [`Options::durability`](crate::Options::durability) says.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -75,7 +78,7 @@ impl Sender {
         self.root.usable().map_err(|why| Stop::Never(why.into()))?;
         match self.root.ring().send(self.epoch, records, now()) {
             Ok(sent) => {
-                self.root.after_send();
+                self.root.after_send(sent.count);
                 if sent.index == 0 {
                     self.root.mind_page_limit();
                 }
@@ -128,7 +131,72 @@ impl Sender {
         let record = [self.record(message.as_ref())?];
         let mut sleeper = Sleeper::sender();
         let place = poll_fn(|cx| self.poll_place(cx, &mut sleeper, &record));
-        Ok(first(tokio::task::coop::cooperative(place).await?))
+        let offset = first(tokio::task::coop::cooperative(place).await?);
+        if self.root.syncs_always() { self.make_durable(offset).await } else { Ok(offset) }
+    }
+
+    /// Sends a message, and returns when it is on stable storage.
+    ///
+    /// Callers of one open share a sync: many at once cost little more than one.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send); [`SendError::NotDurable`] with the offset of the message if it was sent,
+    /// and then the sync failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, it may have sent the message: then that is there, and not known to be
+    /// on stable storage.
+    pub async fn send_durable(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
+        let offset = self.send(message).await?;
+        if self.root.syncs_always() { Ok(offset) } else { self.make_durable(offset).await }
+    }
+
+    /// As [`send_durable`](Self::send_durable); blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_durable`](Self::send_durable).
+    pub fn blocking_send_durable(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
+        let offset = self.blocking_send(message)?;
+        if self.root.syncs_always() { Ok(offset) } else { self.wait_durable(offset) }
+    }
+
+    async fn make_durable(&self, offset: Offset) -> Result<Offset, SendError> {
+        durability::sync(&self.root).await.map(|()| offset).map_err(|_| SendError::NotDurable { offset })
+    }
+
+    fn wait_durable(&self, offset: Offset) -> Result<Offset, SendError> {
+        self.root.shared().blocking_sync().map(|()| offset).map_err(|_| SendError::NotDurable { offset })
+    }
+
+    /// After a blocking send: as the durability of this open says.
+    #[inline]
+    fn settle(&self, sent: Sent) -> Result<Offset, SendError> {
+        if self.root.syncs_always() { self.wait_durable(first(sent)) } else { Ok(first(sent)) }
+    }
+
+    /// As [`Channel::sync`].
+    ///
+    /// # Errors
+    ///
+    /// See [`SyncError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Channel::sync`].
+    pub async fn sync(&self) -> Result<(), SyncError> {
+        durability::sync(&self.root).await
+    }
+
+    /// As [`Channel::blocking_sync`].
+    ///
+    /// # Errors
+    ///
+    /// See [`SyncError`].
+    pub fn blocking_sync(&self) -> Result<(), SyncError> {
+        self.root.shared().blocking_sync()
     }
 
     /// Sends a message; blocks the thread while the channel is full.
@@ -138,7 +206,7 @@ impl Sender {
     /// As [`send`](Self::send).
     pub fn blocking_send(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
         let record = [self.record(message.as_ref())?];
-        self.place_blocking(&record, None).map(first)
+        self.settle(self.place_blocking::<SendError>(&record, None)?)
     }
 
     /// With a deadline goes the error if it passes.
@@ -166,10 +234,11 @@ impl Sender {
     /// [`TrySendError::Full`] with the reason; else as [`send`](Self::send).
     pub fn try_send(&self, message: impl AsRef<[u8]>) -> Result<Offset, TrySendError> {
         let record = [self.record(message.as_ref())?];
-        self.try_place(&record).map(first).map_err(|stop| match stop {
-            Stop::Never(error) => error.into(),
-            Stop::Full(blocked) => TrySendError::Full(self.root.full(blocked)),
-        })
+        match self.try_place(&record) {
+            Ok(sent) => Ok(self.settle(sent)?),
+            Err(Stop::Never(error)) => Err(error.into()),
+            Err(Stop::Full(blocked)) => Err(TrySendError::Full(self.root.full(blocked))),
+        }
     }
 
     /// Sends a message; blocks the thread while the channel is full, but not longer than `timeout`.
@@ -181,13 +250,14 @@ impl Sender {
         let record = [self.record(message.as_ref())?];
         let deadline = Instant::now().checked_add(timeout);
         match self.place_blocking(&record, deadline.map(|at| (at, None))) {
-            Ok(sent) => Ok(first(sent)),
+            Ok(sent) => Ok(self.settle(sent)?),
             Err(Some(error)) => Err(error.into()),
             // One more look, which also tells the reason.
-            Err(None) => self.try_place(&record).map(first).map_err(|stop| match stop {
-                Stop::Never(error) => error.into(),
-                Stop::Full(blocked) => SendTimeoutError::Timeout(self.root.full(blocked)),
-            }),
+            Err(None) => match self.try_place(&record) {
+                Ok(sent) => Ok(self.settle(sent)?),
+                Err(Stop::Never(error)) => Err(error.into()),
+                Err(Stop::Full(blocked)) => Err(SendTimeoutError::Timeout(self.root.full(blocked))),
+            },
         }
     }
 
@@ -196,7 +266,9 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// [`SendManyError`] tells which were sent and why the next was not.
+    /// [`SendManyError`] tells which were sent and why the next was not; with all of them and
+    /// [`SendError::Poisoned`], they were sent and [`Durability::Always`](crate::Durability::Always) could not
+    /// be kept.
     ///
     /// # Cancel safety
     ///
@@ -208,6 +280,9 @@ impl Sender {
             let place = poll_fn(|cx| self.poll_place(cx, &mut sleeper, &run));
             let sent = tokio::task::coop::cooperative(place).await;
             many.sent(sent)?;
+        }
+        if self.root.syncs_always() && !many.offsets.is_empty() && durability::sync(&self.root).await.is_err() {
+            return Err(many.failed(SendError::Poisoned));
         }
         Ok(many.offsets)
     }
@@ -222,6 +297,9 @@ impl Sender {
         while let Some(run) = many.next_run()? {
             let sent = self.place_blocking(&run, None);
             many.sent(sent)?;
+        }
+        if self.root.syncs_always() && !many.offsets.is_empty() && self.blocking_sync().is_err() {
+            return Err(many.failed(SendError::Poisoned));
         }
         Ok(many.offsets)
     }

@@ -7,13 +7,14 @@
 //! one blocked thread, which watches for itself (sleeper.rs).
 #![forbid(unsafe_code)]
 
+use crate::durability::Syncs;
 use crate::error::Unusable;
 use crate::file::{OpenFile, now, uptime};
 use crate::group::Group;
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::ops::Liveness;
-use crate::options::Overflow;
+use crate::options::{Durability, Overflow};
 use crate::ring::{Blocked, Ring};
 use crate::wait::{self, WaitList};
 use crate::{Channel, Full, GroupName, Offset};
@@ -56,6 +57,10 @@ pub struct Shared {
     turn: AtomicUsize,
     /// The channel of the dead letters.
     pub dead_letters: Option<Channel>,
+    durability: Durability,
+    /// The syncs of this open.
+    pub syncs: Syncs,
+    syncer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What handles hold. When the last one goes, the open ends before that drop returns.
@@ -73,9 +78,9 @@ impl Deref for Root {
 
 impl Root {
     /// Shares an open.
-    pub fn new(file: OpenFile, dead_letters: Option<Channel>) -> Arc<Self> {
+    pub fn new(file: OpenFile, dead_letters: Option<Channel>, durability: Durability) -> Arc<Self> {
         let groups = file.map.layout().geometry.max_groups;
-        Arc::new(Self(Arc::new(Shared {
+        let root = Arc::new(Self(Arc::new(Shared {
             groups: (0..groups).map(|_| CachePadded::default()).collect(),
             room: WaitList::default(),
             asleep: AtomicU32::new(0),
@@ -84,8 +89,26 @@ impl Root {
             tended_at: AtomicU32::new(uptime().wrapping_sub(TICK_MS)),
             turn: AtomicUsize::new(0),
             dead_letters,
+            durability,
+            syncs: Syncs::default(),
+            syncer: Mutex::new(None),
             file,
-        })))
+        })));
+        if let Durability::Interval { every, .. } = durability
+            && root.usable().is_ok()
+        {
+            root.start_syncing(every);
+        }
+        root
+    }
+
+    fn start_syncing(&self, every: Duration) {
+        let shared = self.shared();
+        let named = thread::Builder::new().name("disk_chan syncer".into());
+        match named.spawn(move || shared.sync_now_and_then(every)) {
+            Ok(handle) => *self.syncer.lock().unwrap_or_else(|e| e.into_inner()) = Some(handle),
+            Err(error) => tracing::warn!(%error, "no thread to sync: only what is asked for is synced"),
+        }
     }
 
     fn ensure_watcher(&self) {
@@ -149,11 +172,15 @@ impl Drop for Root {
         self.asleep.fetch_or(STOP, SeqCst);
         atomic_wait::wake_all(&self.asleep);
         self.poke(self.file.id);
-        let handle = self.watcher.lock().unwrap_or_else(|e| e.into_inner()).take();
-        // A waker that the watcher woke may have dropped the last handle: it cannot join itself.
-        if let Some(handle) = handle.filter(|h| h.thread().id() != thread::current().id()) {
-            let _ = handle.join();
+        self.syncs.stop();
+        for thread in [&self.watcher, &self.syncer] {
+            let handle = thread.lock().unwrap_or_else(|e| e.into_inner()).take();
+            // A waker that the thread woke may have dropped the last handle: it cannot join itself.
+            if let Some(handle) = handle.filter(|h| h.thread().id() != thread::current().id()) {
+                let _ = handle.join();
+            }
         }
+        self.syncs.wait_until_idle();
         self.file.close();
     }
 }
@@ -183,7 +210,29 @@ impl Shared {
         if self.is_inherited() {
             return Err(Unusable::Forked);
         }
-        if self.file.read_only { Err(Unusable::ReadOnly) } else { Ok(()) }
+        if self.file.read_only {
+            return Err(Unusable::ReadOnly);
+        }
+        if self.file.is_poisoned() { Err(Unusable::Poisoned) } else { Ok(()) }
+    }
+
+    /// Whether this open has an entry in the file: it is this process's, and not only to look.
+    fn is_entered(&self) -> bool {
+        !self.is_inherited() && !self.file.read_only
+    }
+
+    /// Whether every send waits until its message is on stable storage.
+    #[inline]
+    pub fn syncs_always(&self) -> bool {
+        self.durability == Durability::Always
+    }
+
+    /// Notes that something changed: that `messages` were sent, or something else was done.
+    #[inline]
+    fn note_change(&self, messages: u64) {
+        if let Durability::Interval { max_messages, .. } = self.durability {
+            self.syncs.note(messages, max_messages);
+        }
     }
 
     /// Whether every hand-out is a copy.
@@ -210,7 +259,7 @@ impl Shared {
 
     /// One handle more that keeps receivers waiting.
     pub fn add_handle(&self) {
-        if self.usable().is_err() {
+        if !self.is_entered() {
             return;
         }
         self.file.id.handles(self.memory()).fetch_add(1, SeqCst);
@@ -218,7 +267,7 @@ impl Shared {
 
     /// One handle less; the last one wakes the receivers, who find themselves disconnected.
     pub fn drop_handle(&self) {
-        if self.usable().is_ok() && self.file.id.handles(self.memory()).fetch_sub(1, SeqCst) == 1 {
+        if self.is_entered() && self.file.id.handles(self.memory()).fetch_sub(1, SeqCst) == 1 {
             self.wake_everybody();
         }
     }
@@ -298,7 +347,8 @@ impl Shared {
     /// After a commit: wakes one sleeper of every group. The send ended with a `SeqCst`
     /// read-modify-write.
     #[inline]
-    pub fn after_send(&self) {
+    pub fn after_send(&self, messages: usize) {
+        self.note_change(messages as u64);
         let [receivers, senders] = self.memory().sleepers();
         if let Some(seen) = wait::anyone(receivers) {
             self.wake_receivers(seen);
@@ -346,6 +396,7 @@ impl Shared {
     /// After a message of `group` was finished: room, if its page may be finished, and a free cell.
     #[inline]
     pub fn after_ack(&self, group: Group<'_>, offset: Offset, last: bool) {
+        self.note_change(0);
         let [_, senders] = self.memory().sleepers();
         if last && wait::anyone(senders).is_some() {
             self.after_ack_with_senders(group, offset.page());
@@ -438,7 +489,7 @@ impl Shared {
             tracing::warn!(%error, "the limit of page numbers could not be raised");
         }
         self.tend_a_share();
-        let connected = self.has_handles() && !ring.head().closed;
+        let connected = self.has_handles() && !ring.head().closed && !self.file.is_poisoned();
         for (number, list) in self.groups.iter().enumerate() {
             let now = Group::at(ring.mem, number).map(|g| g.state());
             let before = std::mem::replace(&mut groups[number], now);
@@ -458,7 +509,7 @@ impl Shared {
         }
         if !self.room.is_empty() {
             let head = ring.head();
-            if head.closed || ring.advance(head.page, now()).is_ok() {
+            if head.closed || self.file.is_poisoned() || ring.advance(head.page, now()).is_ok() {
                 self.room.wake_all();
             }
         }

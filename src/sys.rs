@@ -83,10 +83,16 @@ pub fn link(file: &File, path: &Path) -> io::Result<()> {
     })
 }
 
-/// Writes the file's data to stable storage.
+/// Writes the file's data to stable storage. Through the C library, so that tests can make it fail.
 pub fn sync(file: &File) -> io::Result<()> {
-    // SAFETY: a valid descriptor; the call takes no pointer.
-    checked(unsafe { libc::fdatasync(file.as_raw_fd()) })
+    loop {
+        // SAFETY: a valid descriptor; the call takes no pointer.
+        match checked(unsafe { libc::fdatasync(file.as_raw_fd()) }) {
+            // Nothing was tried yet: some file systems begin only after they were not interrupted.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
 }
 
 /// Registers what runs around every fork of this process: before it, and after it in both processes.

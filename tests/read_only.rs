@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Dir, child_argument, drain_numbers, send, small};
-use disk_chan::{Create, OpenError, Options, RemoveGroupError, SendError, SubscribeError, TrySendError};
+use disk_chan::{Cause, Create, OpenError, Options, RemoveGroupError, SendError, SubscribeError, TrySendError};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -103,7 +103,7 @@ fn it_creates_nothing() {
     assert!(matches!(look().blocking_open(dir.file()).unwrap_err(), OpenError::NotAChannel { .. }));
 }
 
-/// It looks at a channel that was left in use when the machine went down, which nobody can use.
+/// It looks at a channel that was left in use when the machine went down, and leaves it like that.
 #[test]
 fn it_opens_what_needs_recovery() {
     let dir = Dir::new();
@@ -112,7 +112,12 @@ fn it_opens_what_needs_recovery() {
     // A copy is another inode: as after a restart of the machine, its memory is not known to be whole.
     std::fs::copy(dir.file(), dir.join("copy")).unwrap();
     drop(channel);
-    let error = Options::new().blocking_open(dir.join("copy")).unwrap_err();
-    assert!(matches!(error, OpenError::NeedsRecovery { .. }), "{error:?}");
-    assert_eq!(look().blocking_open(dir.join("copy")).unwrap().len(), 5);
+    let copied = std::fs::read(dir.join("copy")).unwrap();
+    let looking = look().blocking_open(dir.join("copy")).unwrap();
+    assert_eq!(looking.len(), 5);
+    assert_eq!(looking.recovered().unwrap().cause, Cause::Unclean);
+    drop(looking);
+    assert!(copied == std::fs::read(dir.join("copy")).unwrap(), "a read-only open changed the file");
+    let opened = Options::new().blocking_open(dir.join("copy")).unwrap();
+    assert_eq!((opened.len(), opened.recovered().unwrap().kept), (5, 5));
 }

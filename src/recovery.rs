@@ -1,0 +1,362 @@
+//! Full recovery: after a power loss, a failed sync, or damage to what a clean close left.
+//!
+//! What is on disk then is, of every few bytes, whichever version since the last sync. So **records
+//! decide**: a message is there if its slot says committed and its record verifies, with the offset that
+//! belongs to that slot; the offset names the page. Everything else is made anew from that, from the
+//! header and from the entries of the groups, which are synced before they count.
+//!
+//! **Invariants.**
+//! - Nobody else has the file open. Opens, op cells, claim cells and flags are void.
+//! - A place keeps the page of its newest record, unless a record elsewhere proves that this page was
+//!   turned: pages are turned in order, so one that comes up after the next page of that place. A page
+//!   that held something durable, and was not turned, is on disk as it was: it is kept.
+//! - The pages kept are those from the oldest to the newest, SEALED: nobody writes to them again. One
+//!   between them that has no record is kept, too, empty, so that numbers follow each other. In a page
+//!   kept every slot is settled, so what was not there once is never there later.
+//! - Words of any other lap or group are cleared, in all pages, and everything is synced before the
+//!   header says that recovery is over. So at the next power loss nothing of before this one is found.
+//! - New pages have numbers from the synced page limit on, above any that was ever used: a new *era*. It
+//!   begins at the place behind the newest page, with a number whose lap differs from that of the page
+//!   there in every tag.
+//! - An ack word counts in its own lap. One of a later lap proves that the page was turned: all done.
+//! - Every step depends only on what no earlier step changes: a recovery that ended anywhere can be run
+//!   again, and one of a recovered channel changes no record, slot, ack, group or start.
+#![forbid(unsafe_code)]
+
+use crate::clean;
+use crate::group::Group;
+use crate::layout::{Acks, BLOCK, Cursor, Head, Layout, MAX_PAGE_NUMBER, PAGE_LIMIT_STEP, PageState, Slot, SlotState, Tail};
+use crate::memory::Memory;
+use crate::page::Page;
+use crate::sync::{AtomicU64, Ordering::Relaxed};
+use crate::Offset;
+use std::time::Duration;
+
+// Relaxed, all of them: nobody else has the file open, and the open lock orders its users.
+
+/// Why a channel was recovered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The machine went down while the channel was in use, or its file was copied then.
+    Unclean,
+    /// A sync had failed.
+    Poisoned,
+    /// What it was left with does not verify.
+    Damaged,
+}
+
+/// What a recovery did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// Why it was needed.
+    pub cause: Cause,
+    /// Messages that are there.
+    pub kept: u64,
+    /// Messages that were sent and do not verify; receivers pass over them, and count them.
+    pub damaged: u64,
+    /// The oldest page kept begins here.
+    pub first_offset: Offset,
+    /// The newest page kept ends here.
+    pub end_offset: Offset,
+    /// No new message has a lower offset.
+    pub next_offset: Offset,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// How far a recovery has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryProgress {
+    /// Pages looked through.
+    pub pages: usize,
+    /// Pages in all.
+    pub of: usize,
+    /// Messages found.
+    pub messages: u64,
+}
+
+/// What the header says, which is synced: what recovery can rely on.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// No page number at or above this was ever used.
+    pub page_limit: u64,
+    /// The first page number of the last era.
+    pub era: u64,
+    /// Whether it was left clean: then the checks of `clean.rs` tell what was altered since.
+    pub clean: bool,
+}
+
+/// What was found in a page that has records.
+struct Found {
+    page: u64,
+    /// A bit for each slot whose record verifies.
+    good: Vec<u64>,
+    messages: u64,
+    /// Words of the record area that are used.
+    units: usize,
+}
+
+impl Found {
+    fn is_good(&self, index: usize) -> bool {
+        self.good[index / 64] >> (index % 64) & 1 == 1
+    }
+}
+
+/// What is in the ring, page by page.
+pub struct Survey {
+    cause: Cause,
+    known: Known,
+    found: Vec<Option<Found>>,
+}
+
+/// What the pages were given.
+pub struct Recovered {
+    /// What was done.
+    pub report: RecoveryReport,
+    /// The first page number of the new era.
+    pub era: u64,
+    /// The new limit of page numbers.
+    pub page_limit: u64,
+}
+
+/// Looks through the ring, and changes nothing.
+pub fn survey(mem: Memory<'_>, cause: Cause, known: Known, mut progress: impl FnMut(RecoveryProgress)) -> Survey {
+    let of = mem.layout.geometry.max_pages;
+    let mut messages = 0;
+    let mut copy = Vec::new();
+    let look = |place: usize| {
+        let found = records(mem, place, known, &mut copy);
+        messages += found.as_ref().map_or(0, |found| found.messages);
+        progress(RecoveryProgress { pages: place + 1, of, messages });
+        found
+    };
+    let mut found: Vec<Option<Found>> = (0..of).map(look).collect();
+    let newest = found.iter().flatten().map(|found| found.page).max().unwrap_or(0);
+    for found in &mut found {
+        found.take_if(|found| comes_after(mem.layout, known.era, found.page) <= newest);
+    }
+    Survey { cause, known, found }
+}
+
+/// The records of the newest page that has any at a place.
+fn records(mem: Memory<'_>, place: usize, known: Known, copy: &mut Vec<u8>) -> Option<Found> {
+    let (page, layout) = (Page::new(mem, place), mem.layout);
+    let mut best: Option<Found> = None;
+    for index in 0..layout.slots {
+        let word = page.slot_word(index).load(Relaxed);
+        let SlotState::Committed(at) = Slot::of(word, Slot::tag(word)) else { continue };
+        let Some((offset, words)) = page.find(mem.uuid, at, copy) else { continue };
+        let number = offset.page();
+        let right = offset.index() as usize == index
+            && number < known.page_limit
+            && layout.place(number) == place
+            && layout.slot_tag(number) == Slot::tag(word);
+        if !right || best.as_ref().is_some_and(|best| best.page > number) {
+            continue;
+        }
+        let empty = || Found { page: number, good: vec![0; layout.slots.div_ceil(64)], messages: 0, units: 0 };
+        let found = match best.take() {
+            Some(best) if best.page == number => best,
+            _ => empty(),
+        };
+        let found = best.insert(found);
+        found.good[index / 64] |= 1 << (index % 64);
+        found.messages += 1;
+        found.units = found.units.max(at + words);
+    }
+    best
+}
+
+/// The page that comes up at the place of `page` after it.
+fn comes_after(layout: &Layout, era: u64, page: u64) -> u64 {
+    if page >= era { page + layout.geometry.max_pages as u64 } else { layout.first_at(era, layout.place(page)) }
+}
+
+impl Survey {
+    /// The numbers of the pages kept, oldest first.
+    fn kept(&self, layout: &Layout) -> Vec<u64> {
+        let with_records = self.found.iter().flatten().map(|found| found.page);
+        let Some(oldest) = with_records.clone().min() else { return Vec::new() };
+        let newest = with_records.max().unwrap_or(oldest);
+        let next = |&page: &u64| {
+            let place = layout.place(page + 1);
+            (page < newest).then(|| self.found[place].as_ref().map_or(page + 1, |found| found.page))
+        };
+        std::iter::successors(Some(oldest), next).collect()
+    }
+
+    /// Where the new era begins: above every number that was used, at the place behind the newest page;
+    /// and nothing that lies in a page kept passes for a word of the page after it.
+    fn era(&self, layout: &Layout, kept: &[u64]) -> Option<u64> {
+        let behind = kept.last().map_or(self.known.page_limit, |newest| newest + 1);
+        let first = layout.first_at(self.known.page_limit, layout.place(behind));
+        let pages = layout.geometry.max_pages as u64;
+        let differ = |era: u64| {
+            kept.iter().all(|&page| {
+                let next = layout.first_at(era, layout.place(page));
+                layout.cursor_lap(next) != layout.cursor_lap(page)
+                    && layout.group_tag(next, 0) != layout.group_tag(page, 0)
+            })
+        };
+        // A page kept rules out one lap in 256 at most, and few laps are kept at once.
+        (0..1 << 16).map(|lap| first + lap * pages).find(|&era| differ(era))
+    }
+
+    /// Makes the channel anew from what was found. Everything has to be synced after it.
+    pub fn apply(&self, mem: Memory<'_>) -> Result<Recovered, &'static str> {
+        let layout = mem.layout;
+        let kept = self.kept(layout);
+        let pages = layout.geometry.max_pages as u64;
+        let era = self.era(layout, &kept).filter(|era| era + pages <= MAX_PAGE_NUMBER);
+        let era = era.ok_or("no page number is left to go on with")?;
+        let oldest = kept.first().copied().unwrap_or(era);
+        // A sync that failed has left blocks that are in memory and not on disk, and pass for written.
+        let write = Write { always: self.cause == Cause::Poisoned };
+
+        // The groups first: what their claim cells counted is void after that.
+        let each = 0..layout.geometry.max_groups;
+        let recover = |number| Group::recover(mem, number, oldest, era, |word, value| write.word(word, value));
+        let groups: Vec<Option<Group<'_>>> = each.map(recover).collect();
+        write.control(mem);
+        let damaged = kept.iter().map(|&page| self.keep(mem, &write, page, &groups)).sum();
+        let mut free = vec![true; pages as usize];
+        kept.iter().for_each(|&page| free[layout.place(page)] = false);
+        for place in (0..pages as usize).filter(|&place| free[place]) {
+            write.prepare(mem, layout.first_at(era, place));
+        }
+
+        let head = Head::of(mem.head().load(Relaxed));
+        // Where every place is taken the newest page stays the head: the oldest is turned in its time.
+        let newest = kept.last().copied().filter(|_| kept.len() as u64 == pages);
+        write.word(mem.head(), Head { page: newest.unwrap_or(era), ..head }.word());
+        write.word(mem.tail(), Tail { page: oldest, ..Tail::of(mem.tail().load(Relaxed)) }.word());
+        let page_limit = (era + pages).saturating_add(PAGE_LIMIT_STEP).min(MAX_PAGE_NUMBER + 1);
+        write.word(mem.page_limit(), page_limit);
+        write.word(mem.era(), era);
+        let next_offset = Offset::new(era, 0);
+        write.word(mem.durable_end(), next_offset.as_u64());
+
+        let end = |page: u64| Offset::new(page, Page::new(mem, layout.place(page)).cursor().count);
+        let report = RecoveryReport {
+            cause: self.cause,
+            kept: kept.iter().filter_map(|&page| self.of(layout, page)).map(|found| found.messages).sum(),
+            damaged,
+            first_offset: Offset::new(oldest, 0),
+            end_offset: kept.last().map_or(next_offset, |&page| end(page)),
+            next_offset,
+            took: Duration::ZERO,
+        };
+        Ok(Recovered { report, era, page_limit })
+    }
+
+    fn of(&self, layout: &Layout, page: u64) -> Option<&Found> {
+        self.found[layout.place(page)].as_ref().filter(|found| found.page == page)
+    }
+
+    /// Settles a page that is kept; returns how many of its messages do not verify.
+    fn keep(&self, mem: Memory<'_>, write: &Write, number: u64, groups: &[Option<Group<'_>>]) -> u64 {
+        let (layout, place) = (mem.layout, mem.layout.place(number));
+        let page = Page::new(mem, place);
+        let found = self.of(layout, number);
+        let tag = layout.slot_tag(number);
+        // Before anything is changed that they are of.
+        let sound = !self.known.clean || clean::is_page_sound(mem, place);
+        let trusted = |group| !self.known.clean || clean::is_group_sound(mem, place, group);
+        for (number_of, group) in groups.iter().enumerate() {
+            settle(mem, write, number, number_of, group.filter(|_| trusted(number_of)));
+        }
+        let is_good = |index| found.is_some_and(|found| found.is_good(index));
+        let said = |index| Slot::of(page.slot_word(index).load(Relaxed), tag);
+        let unread = |index: usize| found.is_some() && matches!(said(index), SlotState::Committed(_) | SlotState::Damaged);
+        let count = (0..layout.slots).rev().find(|&index| is_good(index) || unread(index)).map_or(0, |last| last + 1);
+
+        let mut damaged = 0;
+        for index in 0..layout.slots {
+            let word = page.slot_word(index);
+            let to = match said(index) {
+                _ if index >= count => 0,
+                _ if is_good(index) => word.load(Relaxed),
+                SlotState::Committed(_) | SlotState::Damaged => Slot::word(tag, SlotState::Damaged),
+                // Of a page in which something was altered, it may have been this.
+                SlotState::Untouched if !sound => Slot::word(tag, SlotState::Damaged),
+                SlotState::Untouched | SlotState::Skipped => Slot::word(tag, SlotState::Skipped),
+            };
+            damaged += u64::from(Slot::of(to, tag) == SlotState::Damaged);
+            write.word(word, to);
+        }
+        write.word(page.word(Layout::PAGE_DAMAGE_SEEN), if damaged > 0 { number + 1 } else { 0 });
+        let units = found.map_or(0, |found| found.units);
+        let cursor = Cursor { state: PageState::Sealed, lap: layout.cursor_lap(number), count, units };
+        write.word(page.cursor_word(), layout.cursor_word(cursor));
+        write.word(page.number_word(), number);
+        if write.always {
+            (0..units).for_each(|at| write.same(page.word(layout.data_at(at))));
+        }
+        damaged
+    }
+}
+
+/// How words are written.
+struct Write {
+    /// Also where they are what they should be: in memory they may be, and not on disk.
+    always: bool,
+}
+
+impl Write {
+    fn word(&self, word: &AtomicU64, value: u64) {
+        if self.always || word.load(Relaxed) != value {
+            word.store(value, Relaxed);
+        }
+    }
+
+    fn same(&self, word: &AtomicU64) {
+        self.word(word, word.load(Relaxed));
+    }
+
+    /// Makes a place ready for page `number`: nothing is left of what was there.
+    fn prepare(&self, mem: Memory<'_>, number: u64) {
+        let layout = mem.layout;
+        let page = Page::new(mem, layout.place(number));
+        layout.tables().for_each(|at| self.word(page.word(at), 0));
+        let cursor = Cursor { state: PageState::Prepared, lap: layout.cursor_lap(number), count: 0, units: 0 };
+        self.word(page.cursor_word(), layout.cursor_word(cursor));
+        self.word(page.word(Layout::PAGE_OPENED_AT), 0);
+        self.word(page.word(Layout::PAGE_DAMAGE_SEEN), 0);
+        self.word(page.number_word(), number);
+    }
+
+    /// Makes the control part that of a channel that nobody uses, apart from its groups.
+    fn control(&self, mem: Memory<'_>) {
+        let layout = mem.layout;
+        let kept = layout.groups_in_control();
+        for (at, word) in mem.control.iter().enumerate().skip(3 * BLOCK) {
+            if kept.contains(&at) { self.same(word) } else { self.word(word, 0) }
+        }
+        mem.channel_words().iter().for_each(|word| self.same(word));
+        mem.sleepers().iter().for_each(|word| self.word(word, 0));
+        self.word(mem.opens_used(), 0);
+        self.word(mem.op_cells_used(), 0);
+        // Wake words are never told apart: each waits for a change of whatever it was.
+    }
+}
+
+/// Settles the words of a group in a page that is kept: none, unless there is a group whose words can be
+/// trusted. Its cursor begins anew, and steps over what its ack words say is done.
+fn settle(mem: Memory<'_>, write: &Write, page: u64, number: usize, group: Option<Group<'_>>) {
+    let words = Page::new(mem, mem.layout.place(page));
+    let acks = mem.layout.ack_words(number);
+    for at in mem.layout.group_words(number) {
+        let word = words.word(at);
+        let to = match group.filter(|_| acks.contains(&at)) {
+            None => 0,
+            Some(group) => match Acks::at_rest(word.load(Relaxed), group.tag(page)) {
+                0 => 0,
+                bits => Acks::word(group.tag(page), bits),
+            },
+        };
+        write.word(word, to);
+    }
+}
