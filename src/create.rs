@@ -55,6 +55,7 @@ pub fn create(options: &Options, path: &Path) -> Result<Option<Unshared>, OpenEr
         created_at: now(),
         era: 0,
         check: 0,
+        head: 0,
     };
     let map = Map::new(&file, layout, header.uuid, Access::ReadWrite).map_err(failed(path, "map it"))?;
     map.memory().format(first);

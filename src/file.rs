@@ -145,6 +145,9 @@ impl OpenFile {
         let path = &*open.path;
         // First: they may have every entry.
         let freed = open.free_the_dead();
+        if OpenId::all(open.memory()).next().is_none() {
+            OpenId::forget_all(open.memory());
+        }
         open.id = attach(path, &open.file, open.memory())?;
         sys::unlock(&open.file, LockByte::OpenLock).map_err(failed(path, "unlock it"))?;
         tracing::debug!(path = %path.display(), open = open.id.index, freed, "opened");
@@ -171,7 +174,7 @@ impl OpenFile {
                 let poisoned = cause == Cause::Poisoned;
                 return Err(if poisoned { OpenError::Poisoned { path } } else { OpenError::InUse { path } });
             }
-            let known = known(header);
+            let known = known(self.map.memory(), header);
             // Before anything else is stored; and of no boot, so that a death on the way begins it again.
             if header.clean {
                 mark(header, ([0; 2], 0, 0));
@@ -220,7 +223,9 @@ impl OpenFile {
             // What a recovery would make of it, in memory of this process.
             let layout = map.layout().clone();
             map = Map::new(&file, layout, header.uuid, Access::Private).map_err(failed(path, "map it"))?;
-            let survey = recovery::survey(map.memory(), cause, known(&header), |at| options.report_progress(path, at));
+            let survey = recovery::survey(map.memory(), cause, known(map.memory(), &header), |at| {
+                options.report_progress(path, at)
+            });
             let done = survey.apply(map.memory());
             recovered = Some(done.map_err(|what| OpenError::Damaged { path: path.into(), what: what.into() })?.report);
         }
@@ -408,7 +413,7 @@ impl OpenFile {
         let mut header = Header::read(&self.path, &self.file).map_err(io::Error::other)?;
         let mem = self.memory();
         mem.durable_end().store(self.ring().end().as_u64(), Relaxed); // it will be, and is checked
-        header.check = clean::seal(mem);
+        (header.check, header.head) = (clean::seal(mem), mem.head().load(Relaxed));
         self.sync()?;
         header.clean = true;
         header.write(mem, |range| self.sync_range(range))
@@ -465,8 +470,9 @@ fn what_is_wrong(mem: Memory<'_>, header: &Header, here: ([u64; 2], u64, u64), i
     (!in_use && !sound()).then_some(Cause::Damaged)
 }
 
-fn known(header: &Header) -> Known {
-    Known { page_limit: header.page_limit, era: header.era, clean: header.clean }
+fn known(mem: Memory<'_>, header: &Header) -> Known {
+    let head = if header.clean { header.head } else { mem.head().load(Acquire) };
+    Known { page_limit: header.page_limit, era: header.era, head, clean: header.clean }
 }
 
 /// Whether somebody alive has the file open.

@@ -6,7 +6,7 @@
 //! 7 max_pages, 8 typical_message_len, 9 max_groups, 10 max_opens, 11 max_op_cells, 12 max_held,
 //! 13 overflow, 14 max_age (0: not in this version), 15 lease_timeout in milliseconds, 16 max_attempts
 //! (of both 0 is none), 17 page limit, 18 clean mark, 19-20 boot id, 21 device, 22 inode, 23 creation time
-//! (unix milliseconds), 24 era, 25 check of the control part at a clean close, the rest zero, 511
+//! (unix milliseconds), 24 era, 25 check of the control part at a clean close, 26 the head word then, the rest zero, 511
 //! checksum: XXH3-64 of words 0 to 510.
 #![forbid(unsafe_code)]
 
@@ -48,6 +48,8 @@ pub struct Header {
     pub era: u64,
     /// What the last clean close computed of the control part.
     pub check: u64,
+    /// The head word at the last clean close.
+    pub head: u64,
 }
 
 fn checksum(words: &[u64; BLOCK]) -> u64 {
@@ -87,6 +89,7 @@ impl Header {
             self.created_at,
             self.era,
             self.check,
+            self.head,
         ];
         words[..said.len()].copy_from_slice(&said);
         words[BLOCK - 1] = checksum(&words);
@@ -177,6 +180,7 @@ impl Header {
             created_at: words[23],
             era: words[24],
             check: words[25],
+            head: words[26],
         })
     }
 

@@ -70,6 +70,24 @@ impl OpenId {
         id
     }
 
+    /// Makes nobody of whoever is or was entered, and their op cells and flags what they are in a new file.
+    /// Nobody else has the file open.
+    pub fn forget_all(mem: Memory<'_>) {
+        // Relaxed: the open lock orders it. Nothing is stored where it is so already.
+        let set = |word: &AtomicU64, value: u64| {
+            if word.load(Relaxed) != value {
+                word.store(value, Relaxed);
+            }
+        };
+        let g = &mem.layout.geometry;
+        for line in (0..g.max_opens).map(|index| mem.open(index)) {
+            set(&line[STATE], line[STATE].load(Relaxed) >> 32 << 32);
+            line[STATE + 1..].iter().for_each(|word| set(word, 0));
+        }
+        (0..g.max_op_cells).for_each(|cell| set(mem.op_cell(cell).0, 0));
+        mem.sleepers().into_iter().chain([mem.opens_used(), mem.op_cells_used()]).for_each(|word| set(word, 0));
+    }
+
     /// Gives the entry back, of an open that ends or that is dead. Its cells are clean, and the caller
     /// holds the open lock, or is the open itself.
     pub fn detach(self, mem: Memory<'_>) {

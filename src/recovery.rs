@@ -85,6 +85,8 @@ pub struct Known {
     pub page_limit: u64,
     /// The first page number of the last era.
     pub era: u64,
+    /// The head word, as it was left or as it is: whether the channel was closed.
+    pub head: u64,
     /// Whether it was left clean: then the checks of `clean.rs` tell what was altered since.
     pub clean: bool,
 }
@@ -228,7 +230,7 @@ impl Survey {
             write.prepare(mem, layout.first_at(era, place));
         }
 
-        let head = Head::of(mem.head().load(Relaxed));
+        let head = Head::of(self.known.head);
         // Where every place is taken the newest page stays the head: the oldest is turned in its time.
         let newest = kept.last().copied().filter(|_| kept.len() as u64 == pages);
         write.word(mem.head(), Head { page: newest.unwrap_or(era), ..head }.word());

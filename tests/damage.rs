@@ -51,10 +51,11 @@ fn make(dir: &Dir) -> [Vec<u64>; 2] {
 }
 
 /// The messages of a group that come, whatever else is said meanwhile.
-fn drain(channel: &Channel, group: &str) -> Vec<u64> {
+fn drain(channel: &Channel, group: &str, what: &str) -> Vec<u64> {
     let mut rx = channel.blocking_subscribe(group).unwrap();
     let mut got = drain_numbers(&mut rx);
-    assert!(matches!(rx.try_recv(), Err(TryRecvError::Empty)));
+    let end = rx.try_recv().map(drop);
+    assert!(matches!(end, Err(TryRecvError::Empty)), "{what}: {end:?}");
     got.sort_unstable();
     got
 }
@@ -93,7 +94,7 @@ fn look(dir: &Dir, left: &[Vec<u64>; 2], tried: &mut Tried, what: &str) {
     }
     let mut missing = Vec::new();
     for (name, left) in ["a", "b"].into_iter().zip(left) {
-        let got = drain(&channel, name);
+        let got = drain(&channel, name, what);
         assert!(got.windows(2).all(|two| two[0] < two[1]), "{what}: {name} got one twice: {got:?}");
         missing.extend(left.iter().copied().filter(|n| !got.contains(n)));
     }
