@@ -145,7 +145,10 @@ fn settled_end(ring: Ring<'_>, from: Offset) -> Offset {
                 index += 1;
             }
             match ring.next(number) {
-                Next::Page(next) if index >= end && c.state == PageState::Sealed => (number, index) = (next, 0),
+                Next::Page(next) if index >= end && c.state == PageState::Sealed => {
+                    (number, index) = (next, 0);
+                    continue;
+                }
                 Next::Gone => {}
                 Next::Page(_) | Next::None => return Offset::new(number, index),
             }

@@ -92,6 +92,7 @@ pub struct Known {
 }
 
 /// What was found in a page that has records.
+#[derive(Debug)]
 struct Found {
     page: u64,
     /// A bit for each slot whose record verifies.
@@ -108,13 +109,15 @@ impl Found {
 }
 
 /// What is in the ring, page by page.
+#[derive(Debug)]
 pub struct Survey {
     cause: Cause,
     known: Known,
     found: Vec<Option<Found>>,
 }
 
-/// What the pages were given.
+/// What a recovery has made.
+#[derive(Debug)]
 pub struct Recovered {
     /// What was done.
     pub report: RecoveryReport,
