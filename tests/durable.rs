@@ -24,8 +24,8 @@ fn a_durable_send_is_one_sync_and_moves_the_durable_offset() {
     for n in 0..500 {
         let before = syncs.count();
         let offset = match n % 2 {
-            0 => tx.blocking_send_durable(body(n, 300)).unwrap(),
-            _ => smol::block_on(tx.send_durable(body(n, 300))).unwrap(),
+            0 => tx.blocking_send_durable(body(n, 700)).unwrap(),
+            _ => smol::block_on(tx.send_durable(body(n, 700))).unwrap(),
         };
         assert_eq!(syncs.count(), before + 1);
         let durable = channel.durable_offset();
