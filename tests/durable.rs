@@ -115,7 +115,7 @@ fn callers_share_a_sync() {
             }
         });
         let used = syncs.count() - before;
-        assert!(used >= EACH && used <= CALLERS * EACH / 4, "{used} syncs");
+        assert!((EACH..=CALLERS * EACH / 4).contains(&used), "{used} syncs");
         channel.blocking_sync().unwrap();
         assert_eq!(channel.durable_offset(), channel.stats().end_offset);
     });
