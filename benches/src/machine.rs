@@ -1,21 +1,27 @@
 //! What a run ran on.
 
+use std::path::Path;
 use std::process::Command;
 
-/// One line: when, how many cores, which kernel, and where temporary files lie.
-pub fn print() {
-    let run = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).output();
-        let text = output.map_or(Vec::new(), |output| output.stdout);
-        String::from_utf8_lossy(&text).trim().to_string()
-    };
-    let temp_dir = std::env::temp_dir();
-    let file_system = run("df", &["--output=fstype", &temp_dir.to_string_lossy()]);
+fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output();
+    let text = output.map_or(Vec::new(), |output| output.stdout);
+    String::from_utf8_lossy(&text).trim().to_string()
+}
+
+/// The type of the file system that a directory is on.
+pub fn file_system(dir: &Path) -> String {
+    let text = run("df", &["--output=fstype", &dir.to_string_lossy()]);
+    text.lines().last().unwrap_or("?").to_string()
+}
+
+/// One line: when, how many cores, which kernel, and what the files in this directory lie on.
+pub fn print(dir: &Path) {
     println!(
-        "{}, {} cores, Linux {}, temporary files on {}",
+        "{}, {} cores, Linux {}, files on {}",
         run("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
         std::thread::available_parallelism().map_or(0, |n| n.get()),
         run("uname", &["-rm"]),
-        file_system.lines().last().unwrap_or("?"),
+        file_system(dir),
     );
 }

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    machine::print();
+    machine::print(&std::env::temp_dir());
     println!("{messages} messages of 100 bytes a round, {rounds} rounds; million messages/s");
     for pairs in [1, 4] {
         floor(Shape { pairs, messages }, rounds);

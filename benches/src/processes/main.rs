@@ -51,7 +51,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    machine::print();
+    machine::print(&std::env::temp_dir());
     println!("one process sends, another receives; {rounds} rounds");
     for size in [100, 8, 1024] {
         flow(size, messages, rounds);
