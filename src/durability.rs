@@ -1,12 +1,16 @@
 //! Durable: what was done before a sync began is on stable storage once that sync has returned.
 //!
 //! **Invariants.**
-//! - A sync is one `fdatasync` of the file: whatever any process has changed, messages, acks and the
-//!   places of groups alike. The kernel knows which blocks changed.
+//! - A sync covers the pages, all of them: whatever any process has changed there, messages, acks and the
+//!   places of groups alike. The kernel knows which blocks changed. Recovery needs nothing else but the
+//!   header and the entries of groups, which are synced when they are written.
 //! - Who asks takes the number of the sync after the last one that began, after what it wants to be
 //!   covered. So who asks while one runs waits for the next, and all who do share that one.
 //! - An open runs one sync at a time, on the thread of a blocking caller or on one of its own; nobody
 //!   waits for another open's, nor for a send that has not ended.
+//! - When a sync ends, those who waited for it are woken, and of those who wait for the next one who
+//!   begins it; or the thread that ran it goes on, if it is one of the open's own. So as long as somebody
+//!   waits, somebody syncs.
 //! - A failed sync poisons the channel, in the file, before anybody hears of it. Nothing is tried again:
 //!   the kernel takes what it could not write for written.
 //! - `durable_end` is where the first place lay that was not settled when a sync began: all below is
@@ -21,8 +25,8 @@ use crate::ring::{Next, Ring};
 use crate::shared::{Root, Shared};
 use crossbeam_utils::CachePadded;
 use std::future::poll_fn;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -31,8 +35,13 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Default)]
 pub struct Syncs {
     rounds: Mutex<Rounds>,
-    /// A round has ended, or nobody runs one.
-    ended: Condvar,
+    /// The number of the last sync that ended well.
+    ended: AtomicU64,
+    /// What threads sleep on that wait for a sync of an even and of an odd number: it changes when that
+    /// sync has ended, or wants to be begun.
+    words: [CachePadded<AtomicU32>; 2],
+    /// Nobody runs a sync.
+    idle: Condvar,
     /// The timer has something to do.
     timer: Condvar,
     /// Whether something was done since the last sync that the timer ran.
@@ -45,13 +54,30 @@ pub struct Syncs {
 struct Rounds {
     /// The number of the last sync that began.
     begun: u64,
-    /// The number of the last sync that ended well.
-    ended: u64,
     running: bool,
-    wakers: Vec<Waker>,
+    /// Those who wait for a sync of an even and of an odd number.
+    waiting: [Waiting; 2],
     /// Orders for the timer: to end, and to sync at once.
     stop: bool,
     due: bool,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Never more than there are.
+    threads: usize,
+    tasks: Vec<Waker>,
+}
+
+impl Rounds {
+    /// The number of a sync that covers what the caller did before.
+    fn next(&self) -> u64 {
+        self.begun + 1
+    }
+
+    fn waiting_for(&mut self, number: u64) -> &mut Waiting {
+        &mut self.waiting[(number % 2) as usize]
+    }
 }
 
 impl Syncs {
@@ -59,9 +85,12 @@ impl Syncs {
         self.rounds.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// The number of a sync that covers what the caller did before.
-    fn ticket(&self) -> u64 {
-        self.lock().begun + 1
+    fn word(&self, number: u64) -> &AtomicU32 {
+        &self.words[(number % 2) as usize]
+    }
+
+    fn has_ended(&self, number: u64) -> bool {
+        self.ended.load(Acquire) >= number // ORDER[ended]
     }
 
     /// Notes that something changed, for the timer: `messages` were sent, or none and something else.
@@ -85,7 +114,7 @@ impl Syncs {
 
     /// Waits until no sync runs.
     pub fn wait_until_idle(&self) {
-        let idle = self.ended.wait_while(self.lock(), |rounds| rounds.running);
+        let idle = self.idle.wait_while(self.lock(), |rounds| rounds.running);
         drop(idle.unwrap_or_else(|e| e.into_inner()));
     }
 }
@@ -106,11 +135,11 @@ impl Round {
         Some(Self { shared: Arc::clone(shared), number: rounds.begun })
     }
 
-    fn run(self) {
+    fn run(&self) {
         let shared = &self.shared;
         let (mem, began) = (shared.memory(), Instant::now());
         let end = settled_end(shared.ring(), Offset::from_u64(mem.durable_end().load(Acquire)));
-        if shared.file.sync().is_err() {
+        if shared.file.sync_pages().is_err() {
             shared.wake_everybody();
             return;
         }
@@ -118,18 +147,45 @@ impl Round {
         let [count, time] = mem.syncs();
         count.fetch_add(1, Relaxed); // statistics
         time.fetch_add(began.elapsed().as_micros() as u64, Relaxed);
-        shared.syncs.lock().ended = self.number;
+        shared.syncs.ended.store(self.number, Release); // ORDER[ended]
+    }
+
+    /// Runs this one and those that are waited for when it ends, on a thread that is for that.
+    fn run_on(self) {
+        let shared = Arc::clone(&self.shared);
+        let mut round = Some(self);
+        while let Some(this) = round {
+            this.run();
+            drop(this);
+            let mut rounds = shared.syncs.lock();
+            let next = rounds.next();
+            let waiting = rounds.waiting_for(next);
+            let wanted = waiting.threads > 0 || !waiting.tasks.is_empty();
+            round = (wanted && shared.usable().is_ok()).then(|| Self::begin(&shared, &mut rounds)).flatten();
+        }
     }
 }
 
 impl Drop for Round {
     fn drop(&mut self) {
-        let mut rounds = self.shared.syncs.lock();
+        let syncs = &self.shared.syncs;
+        let mut rounds = syncs.lock();
         rounds.running = false;
-        let wakers = std::mem::take(&mut rounds.wakers);
+        let mut tasks = std::mem::take(rounds.waiting_for(self.number)).tasks;
+        let next = rounds.waiting_for(self.number + 1);
+        let failed = !syncs.has_ended(self.number);
+        // A task that was woken may be gone: all of them, or a thread, which is there.
+        if next.threads == 0 || failed {
+            tasks.append(&mut next.tasks);
+        }
         drop(rounds);
-        self.shared.syncs.ended.notify_all();
-        wakers.into_iter().for_each(Waker::wake);
+        for number in [self.number, self.number + 1] {
+            let word = syncs.word(number);
+            word.fetch_add(1, Release);
+            if number == self.number || failed { atomic_wait::wake_all(word) } else { atomic_wait::wake_one(word) }
+        }
+        syncs.idle.notify_all();
+        tasks.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -163,8 +219,9 @@ fn settled_end(ring: Ring<'_>, from: Offset) -> Offset {
 }
 
 impl Shared {
-    fn synced(&self, rounds: &Rounds, ticket: u64) -> Option<Result<(), SyncError>> {
-        if rounds.ended >= ticket {
+    /// Whether the sync of that number has ended, or never will.
+    fn synced(&self, number: u64) -> Option<Result<(), SyncError>> {
+        if self.syncs.has_ended(number) {
             return Some(Ok(()));
         }
         self.usable().err().map(|why| Err(why.into()))
@@ -173,33 +230,43 @@ impl Shared {
     /// Returns when everything done before is on stable storage; blocks the thread.
     pub fn blocking_sync(self: &Arc<Self>) -> Result<(), SyncError> {
         self.usable()?;
-        let ticket = self.syncs.ticket();
         let mut rounds = self.syncs.lock();
+        let number = rounds.next();
         loop {
-            if let Some(done) = self.synced(&rounds, ticket) {
+            if let Some(round) = Round::begin(self, &mut rounds) {
+                drop(rounds);
+                round.run();
+                drop(round);
+            } else {
+                // Changed since, it does not sleep.
+                let seen = self.syncs.word(number).load(Acquire);
+                rounds.waiting_for(number).threads += 1;
+                drop(rounds);
+                if !self.syncs.has_ended(number) {
+                    atomic_wait::wait(self.syncs.word(number), seen);
+                }
+            }
+            if let Some(done) = self.synced(number) {
                 return done;
             }
-            rounds = match Round::begin(self, &mut rounds) {
-                Some(round) => {
-                    drop(rounds);
-                    round.run();
-                    self.syncs.lock()
-                }
-                None => self.syncs.ended.wait(rounds).unwrap_or_else(|e| e.into_inner()),
-            };
+            rounds = self.syncs.lock();
+            // It may be counted no more, or be counted again; too few are counted at worst, and wakes cost little.
+            let threads = &mut rounds.waiting_for(number).threads;
+            *threads = threads.saturating_sub(1);
         }
     }
 
-    fn poll_sync(self: &Arc<Self>, ticket: u64, cx: &Context<'_>) -> Poll<Result<(), SyncError>> {
+    fn poll_sync(self: &Arc<Self>, number: &mut Option<u64>, cx: &Context<'_>) -> Poll<Result<(), SyncError>> {
         let mut rounds = self.syncs.lock();
-        if let Some(done) = self.synced(&rounds, ticket) {
+        let number = *number.get_or_insert_with(|| rounds.next());
+        if let Some(done) = self.synced(number) {
             return Poll::Ready(done);
         }
-        rounds.wakers.push(cx.waker().clone());
+        rounds.waiting_for(number).tasks.push(cx.waker().clone());
         let round = Round::begin(self, &mut rounds);
         drop(rounds);
         if let Some(round) = round {
-            off_thread::spawn(move || round.run());
+            off_thread::spawn(move || round.run_on());
         }
         Poll::Pending
     }
@@ -229,6 +296,6 @@ impl Shared {
 pub async fn sync(root: &Root) -> Result<(), SyncError> {
     root.usable()?;
     let shared = root.shared();
-    let ticket = shared.syncs.ticket();
-    tokio::task::coop::cooperative(poll_fn(|cx| shared.poll_sync(ticket, cx))).await
+    let mut number = None;
+    tokio::task::coop::cooperative(poll_fn(|cx| shared.poll_sync(&mut number, cx))).await
 }

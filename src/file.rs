@@ -238,6 +238,11 @@ impl OpenFile {
         sync(&self.file, &self.map)
     }
 
+    /// Brings everything that was changed in the pages to stable storage.
+    pub fn sync_pages(&self) -> io::Result<()> {
+        self.sync_range(self.map.layout().bytes_of_pages())
+    }
+
     /// Brings a range of bytes to stable storage.
     pub fn sync_range(&self, range: Range<usize>) -> io::Result<()> {
         sync_range(&self.map, range)

@@ -244,6 +244,12 @@ impl Layout {
         self.control_words as u64 * 8 + self.wake_halves() as u64 * 4 + pages
     }
 
+    /// Where the pages lie in the file, in bytes.
+    pub fn bytes_of_pages(&self) -> std::ops::Range<usize> {
+        let pages = self.page_words * 8 * self.geometry.max_pages;
+        self.file_bytes() as usize - pages..self.file_bytes() as usize
+    }
+
     /// The place of a page in the ring.
     #[inline]
     pub fn place(&self, page: u64) -> usize {

@@ -6,7 +6,7 @@ mod common;
 mod syncs;
 
 use common::{CountingWaker, Dir, body, drain_numbers, poll_once, small, within, within_tokio};
-use disk_chan::{Durability, Offset, Options};
+use disk_chan::{Durability, Offset, Options, Overflow};
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -118,6 +118,42 @@ fn callers_share_a_sync() {
         assert!((EACH..=CALLERS * EACH / 4).contains(&used), "{used} syncs");
         channel.blocking_sync().unwrap();
         assert_eq!(channel.durable_offset(), channel.stats().end_offset);
+    });
+}
+
+/// Whoever begins a sync may go away, be it a thread or a task: none of the others is forgotten.
+#[test]
+fn threads_and_tasks_wait_together_and_some_go_away() {
+    within_tokio(120, || async {
+        let _syncs = Syncs::mine();
+        let dir = Dir::new();
+        let channel = small().page_size(1 << 20).overflow(Overflow::DropOldest).open(dir.file()).await.unwrap();
+        let tx = channel.sender();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let tx = tx.clone();
+                thread::spawn(move || (0..300).for_each(|n| drop(tx.blocking_send_durable(body(n, 50)).unwrap())))
+            })
+            .collect();
+        let tasks: Vec<_> = (0..16)
+            .map(|t| {
+                let tx = tx.clone();
+                tokio::spawn(async move {
+                    for n in 0..200 {
+                        if (n + t) % 3 == 0 {
+                            let _ =
+                                tokio::time::timeout(Duration::from_micros(n * 7 % 400), tx.send_durable("x")).await;
+                        } else {
+                            tx.send_durable(body(n, 50)).await.unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
 }
 
