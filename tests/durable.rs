@@ -132,7 +132,7 @@ fn threads_and_tasks_wait_together_and_some_go_away() {
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 let tx = tx.clone();
-                thread::spawn(move || (0..300).for_each(|n| drop(tx.blocking_send_durable(body(n, 50)).unwrap())))
+                thread::spawn(move || (0..300).for_each(|n| assert!(tx.blocking_send_durable(body(n, 50)).is_ok())))
             })
             .collect();
         let tasks: Vec<_> = (0..16)
