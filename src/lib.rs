@@ -159,6 +159,10 @@ mod error;
 mod name;
 mod options;
 
+#[cfg(all(test, not(disk_chan_loom)))]
+#[path = "../tests/power_loss/mod.rs"]
+mod power_loss;
+
 pub use error::*;
 pub use name::{GroupName, Offset};
 pub use options::{Create, Durability, Options, Overflow, Start};

@@ -22,6 +22,9 @@ pub enum Access {
 #[cfg(not(disk_chan_loom))]
 #[derive(Debug)]
 pub struct Map {
+    /// Ends before the mapping.
+    #[cfg(test)]
+    _simulated: crate::power_loss::hook::Mapping,
     /// Not really for ever: as long as `map` and `layout` live. Only lent, for the life of a borrow.
     parts: Parts<'static>,
     map: memmap2::MmapRaw,
@@ -54,7 +57,15 @@ impl Map {
             layout: unsafe { &*Arc::as_ptr(&layout) },
             uuid,
         };
-        Ok(Self { parts, map, _layout: layout })
+        #[cfg(test)]
+        let _simulated = crate::power_loss::hook::Mapping::new(file, map.as_ptr(), map.len())?;
+        Ok(Self {
+            #[cfg(test)]
+            _simulated,
+            parts,
+            map,
+            _layout: layout,
+        })
     }
 
     /// Where things lie.

@@ -5,8 +5,15 @@
 #[cfg(not(disk_chan_loom))]
 pub use std::sync::{
     Mutex,
-    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+    atomic::{AtomicU32, AtomicUsize, Ordering, fence},
 };
+
+#[cfg(not(any(test, disk_chan_loom)))]
+pub use std::sync::atomic::AtomicU64;
+
+/// In unit tests, words whose changes a simulated disk is told of.
+#[cfg(all(test, not(disk_chan_loom)))]
+pub use crate::power_loss::hook::AtomicU64;
 
 #[cfg(disk_chan_loom)]
 pub use loom::sync::{

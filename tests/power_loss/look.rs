@@ -1,0 +1,119 @@
+//! What is in a channel, read through its internals.
+
+use super::rng::mix;
+use crate::group::Group;
+use crate::layout::SlotState;
+use crate::page::{Page, Place};
+use crate::ring::Ring;
+use crate::{Offset, Sender};
+use std::collections::BTreeMap;
+
+/// Shortest message of the simulation.
+pub const SHORTEST: usize = 16;
+
+/// The bytes of a message: they tell which it is, and every one of them follows from that.
+pub fn content(id: u64, len: usize) -> Vec<u8> {
+    assert!(len >= SHORTEST);
+    let mut bytes = Vec::with_capacity(len + 8);
+    bytes.extend_from_slice(&id.to_le_bytes());
+    bytes.extend_from_slice(&(len as u64).to_le_bytes());
+    let mut word = mix(id);
+    while bytes.len() < len {
+        word = word.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Which message these bytes are, if they are one.
+pub fn id_of(bytes: &[u8]) -> Result<u64, String> {
+    let id = bytes.first_chunk().map(|b| u64::from_le_bytes(*b));
+    match id {
+        Some(id) if bytes.len() >= SHORTEST && content(id, bytes.len()) == bytes => Ok(id),
+        _ => Err(format!("{} bytes that nobody sent", bytes.len())),
+    }
+}
+
+/// A message that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub offset: Offset,
+    pub id: u64,
+    pub len: usize,
+}
+
+/// A group that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenGroup {
+    pub start: Offset,
+    /// For each message whether the group is done with it.
+    pub done: Vec<bool>,
+    /// For each message whether its page was taken away from the group.
+    pub lost: Vec<bool>,
+}
+
+/// What is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// In the order of their offsets.
+    pub messages: Vec<Seen>,
+    pub groups: BTreeMap<String, SeenGroup>,
+    /// Records that do not verify though their slots say committed.
+    pub torn: Vec<Offset>,
+    /// Slots that say damaged.
+    pub damaged: Vec<Offset>,
+}
+
+/// Looks at everything in a channel that nobody changes meanwhile.
+pub fn look(sender: &Sender) -> Result<Look, String> {
+    let ring = sender.ring();
+    let mut look = Look::default();
+    let mut buffer = Vec::new();
+    for number in ring.pages() {
+        look_at_page(&ring, number, &mut buffer, &mut look)?;
+    }
+    for group in Group::all(ring.mem) {
+        let name = group.name().ok_or_else(|| format!("group {} is active and has no name", group.number()))?;
+        let of = |f: &dyn Fn(Offset) -> bool| look.messages.iter().map(|m| f(m.offset)).collect();
+        let mut lost_page = (u64::MAX, false);
+        let done = of(&|o| group.is_done(o.page(), o.index() as usize));
+        let lost = look.messages.iter().map(|m| {
+            if m.offset.page() != lost_page.0 {
+                lost_page = (m.offset.page(), group.has_lost(m.offset.page()));
+            }
+            lost_page.1
+        });
+        let seen = SeenGroup { start: group.start(), done, lost: lost.collect() };
+        if look.groups.insert(name.to_string(), seen).is_some() {
+            return Err(format!("there are two groups called {name}"));
+        }
+    }
+    Ok(look)
+}
+
+fn look_at_page(ring: &Ring<'_>, number: u64, buffer: &mut Vec<u8>, look: &mut Look) -> Result<(), String> {
+    let layout = ring.mem.layout;
+    let page = Page::new(ring.mem, layout.place(number));
+    let c = page.cursor();
+    if page.number() != number || c.lap != layout.cursor_lap(number) {
+        return Err(format!("page {number} is {} in lap {} at its place", page.number(), c.lap));
+    }
+    for index in 0..c.count.min(layout.slots) {
+        let offset = Offset::new(number, index);
+        match page.slot(number, index) {
+            SlotState::Committed(at) => {
+                let mut place = Place::unread(at);
+                if page.copy(ring.mem.uuid, offset.as_u64(), &mut place, buffer) {
+                    let id = id_of(buffer).map_err(|e| format!("at {offset} there are {e}"))?;
+                    look.messages.push(Seen { offset, id, len: buffer.len() });
+                } else {
+                    look.torn.push(offset);
+                }
+            }
+            SlotState::Damaged => look.damaged.push(offset),
+            SlotState::Untouched | SlotState::Skipped => {}
+        }
+    }
+    Ok(())
+}
