@@ -7,7 +7,7 @@ use super::rng::Rng;
 use super::world::{Broken, Op, Pool, World};
 use crate::header::Header;
 use crate::layout::{self, Layout};
-use crate::{OpenError, Options, Overflow};
+use crate::{OpenError, Options, Overflow, Start};
 use std::fmt::Write;
 use std::path::Path;
 use std::rc::Rc;
@@ -337,6 +337,161 @@ impl<'a> History<'a> {
         self.tried.histories.fetch_add(1, Relaxed);
         Ok(())
     }
+}
+
+/// What is tried of it in the tests with a plan.
+impl History<'_> {
+    /// A random beginning, which is synced; then so few operations that at most `most` sectors are dirty, and
+    /// every image that there can be. Of one of them the same in the midst of its recovery.
+    pub fn run_exhaustively(&mut self, mut world: World, most: usize) -> Result<(), Broken> {
+        for _ in 0..self.rng.between(10, 80) {
+            let op = self.an_op();
+            world.act(op, &mut self.rng)?;
+        }
+        world.land()?;
+        world.sync()?;
+        world.disk.trim(world.disk.position());
+        let from = world.disk.position();
+        let quiet = |op| !matches!(op, Op::Sync | Op::SendDurable | Op::Fly | Op::Land | Op::Reopen | Op::Second);
+        while world.disk.dirty(world.disk.position()).len() <= most && world.disk.position() < from + 5000 {
+            let op = self.an_op();
+            if quiet(op) {
+                world.act(op, &mut self.rng)?;
+            }
+        }
+        let to = world.disk.position();
+        let Some(at) = (from..=to).rev().find(|&at| world.disk.dirty(at).len() <= most) else { return Ok(()) };
+        self.tried.histories.fetch_add(1, Relaxed);
+        let k = world.disk.dirty(at).len();
+        let one = self.rng.below(1 << k);
+        let mut recovered = None;
+        for bits in 0..1 << k {
+            let next = self.lose(&world, at, Choice::Bits(bits))?;
+            if bits == one {
+                recovered = next;
+            }
+        }
+        let Some((next, look)) = recovered else { return Ok(()) };
+        let few = |&at: &u64| (1..=most).contains(&next.disk.dirty(at).len());
+        let moments: Vec<u64> = (1..next.opened).filter(few).collect();
+        if moments.is_empty() {
+            return Ok(());
+        }
+        let at = moments[self.rng.index(moments.len())];
+        for bits in 0..1 << next.disk.dirty(at).len() {
+            self.tried.inside.fetch_add(1, Relaxed);
+            if let Some((_, other)) = self.lose(&next, at, Choice::Bits(bits))? {
+                same(&look, &other).map_err(|e| format!("recovered again, {e}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn close_and_open(&mut self, mut world: World) -> Result<(), Broken> {
+        for _ in 0..60 {
+            let op = self.an_op();
+            world.act(op, &mut self.rng)?;
+        }
+        world.land()?;
+        let (from, before) = (world.disk.position(), world.look()?);
+        world.close();
+        let closed = world.disk.position();
+        world.reopen()?;
+        self.tried.histories.fetch_add(1, Relaxed);
+        for at in from..=world.disk.position() {
+            for mode in [Mode::Old, Mode::Random] {
+                let seed = self.rng.clone();
+                let image = world.disk.compose(at, mode, &mut Rng(self.rng.clone().next()));
+                let clean = header_of(&image.bytes).is_some_and(|h| h.clean);
+                let lost = self.lose(&world, at, Choice::Mode(mode))?;
+                assert_ne!(seed.0, self.rng.0);
+                // Before the close it may be clean as of an earlier one.
+                if let Some((_, look)) = lost
+                    && clean
+                    && at > closed
+                {
+                    // Groups may have been given back what they held.
+                    same(&before, &look).map_err(|e| format!("left clean, and {e}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn two_senders_and_a_sync(&mut self, mut world: World) -> Result<(), Broken> {
+        world.subscribe("a", Start::Oldest)?;
+        let first = world.fly(100, 0)?.ok_or("no room")?;
+        if world.disk.waiting() == 0 {
+            return Err("a durable send does not wait for its sync".into());
+        }
+        let second = world.fly(2000, 1)?.ok_or("no room")?;
+        let ready = world.land_one()?;
+        if ready != [first] {
+            return Err(format!("after one sync the sends {ready:?} of {first} and {second} are done"));
+        }
+        let at = world.disk.position();
+        if let Some((_, look)) = self.lose(&world, at, Choice::Mode(Mode::Old))? {
+            let there = |id| look.messages.iter().any(|m| m.id == id);
+            if !there(first) || there(second) {
+                return Err("with the first sync alone, not the first message alone is there".into());
+            }
+        }
+        world.land()?;
+        let at = world.disk.position();
+        for mode in [Mode::Old, Mode::Random, Mode::Torn] {
+            self.lose(&world, at, Choice::Mode(mode))?;
+        }
+        Ok(())
+    }
+
+    pub fn fail_a_sync(&mut self, mut world: World) -> Result<(), Broken> {
+        for _ in 0..self.rng.between(5, 60) {
+            let op = self.an_op();
+            world.act(op, &mut self.rng)?;
+        }
+        world.land()?;
+        let errors = [libc::EIO, libc::ENOSPC, libc::EDQUOT];
+        let error = errors[self.rng.index(errors.len())];
+        world.disk.fail_after(self.rng.below(4) as u32, error, Rng(self.rng.next()));
+        let before = world.disk.failed();
+        for _ in 0..200 {
+            let op = self.an_op();
+            // What was not promised may fail.
+            let done = world.act(op, &mut self.rng);
+            if world.disk.failed() > before {
+                break;
+            }
+            done?;
+        }
+        self.tried.histories.fetch_add(1, Relaxed);
+        for _ in 0..10 {
+            let from = world.opened;
+            self.lose_at_random(&world, from)?;
+        }
+        // What is done by then was promised without the disk's word, or with it.
+        world.close();
+        match world.reopen() {
+            Ok(()) => {}
+            Err(e) => return Err(format!("after the failed sync: {e}")),
+        }
+        for _ in 0..self.rng.between(1, 30) {
+            let op = self.an_op();
+            world.act(op, &mut self.rng)?;
+        }
+        world.land()?;
+        for _ in 0..20 {
+            let from = world.opened;
+            self.lose_at_random(&world, from)?;
+        }
+        Ok(())
+    }
+}
+
+fn header_of(bytes: &[u8]) -> Option<Header> {
+    let words: Vec<u64> =
+        bytes[..2 * layout::BLOCK * 8].as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+    let (copies, _) = words.as_chunks::<{ layout::BLOCK }>();
+    Header::parse(Path::new("image"), [&copies[0], &copies[1]]).ok()
 }
 
 /// Whether two looks see the same.

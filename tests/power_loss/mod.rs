@@ -78,3 +78,81 @@ fn random() {
     });
     tried.print("random", started.elapsed().as_secs_f64());
 }
+
+/// Everything that can be on the disk, where few sectors were stored to: each old or new.
+#[test]
+fn exhaustive() {
+    const USUAL: Duration = Duration::from_secs(12);
+    let (first, most) = (seed(), number("DISK_CHAN_POWER_K").unwrap_or(11) as usize);
+    let started = Instant::now();
+    let (tried, next, runs) = (Tried::default(), AtomicU64::new(first), AtomicU64::new(0));
+    let enough = || started.elapsed() > USUAL && runs.load(Relaxed) >= 8;
+    println!("exhaustive: up to {most} sectors, DISK_CHAN_SEED={first}");
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                let pool = Pool::new();
+                while !enough() {
+                    let seed = next.fetch_add(1, Relaxed);
+                    let options = history::options(&mut Rng(seed ^ 0xface));
+                    let (mut history, world) = History::new(seed, &tried, &pool, options);
+                    attempt("exhaustive", seed, &mut history, |h| h.run_exhaustively(world, most));
+                    runs.fetch_add(1, Relaxed);
+                }
+            });
+        }
+    });
+    tried.print("exhaustive", started.elapsed().as_secs_f64());
+}
+
+/// The syncs of the standard library, of the mapping and of the shipped code come to the simulator.
+#[test]
+fn syncs_are_seen() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(4096).unwrap();
+    let map = memmap2::MmapRaw::map_raw(&file).unwrap();
+    let syncs: [&dyn Fn(); 4] =
+        [&|| file.sync_data().unwrap(), &|| file.sync_all().unwrap(), &|| map.flush().unwrap(), &|| {
+            crate::sys::sync(&file).unwrap()
+        }];
+    for sync in syncs {
+        let before = hook::SYNCS.load(Relaxed);
+        sync();
+        assert!(hook::SYNCS.load(Relaxed) > before);
+    }
+}
+
+/// Where the power goes around a clean close and an open: what the header calls clean is all there.
+#[test]
+fn a_clean_close_comes_after_the_data() {
+    let (seed, tried, pool) = (seed(), Tried::default(), Pool::new());
+    let started = Instant::now();
+    for n in 0..3 {
+        let seed = seed.wrapping_add(n);
+        let (mut history, world) = History::new(seed, &tried, &pool, history::options(&mut Rng(seed)));
+        attempt("a clean close", seed, &mut history, |h| h.close_and_open(world));
+    }
+    tried.print("a clean close", started.elapsed().as_secs_f64());
+}
+
+/// A durable send that begins while a sync runs is not covered by it.
+#[test]
+fn who_comes_during_a_sync_waits_for_the_next() {
+    let (seed, tried, pool) = (seed(), Tried::default(), Pool::new());
+    let (mut history, world) = History::new(seed, &tried, &pool, history::options(&mut Rng(seed)));
+    attempt("who comes during a sync", seed, &mut history, |h| h.two_senders_and_a_sync(world));
+}
+
+/// A sync that fails promises nothing, and neither does anything after it until the channel was opened
+/// again.
+#[test]
+fn a_sync_that_fails() {
+    let (seed, tried, pool) = (seed(), Tried::default(), Pool::new());
+    let started = Instant::now();
+    for n in 0..150 {
+        let seed = seed.wrapping_add(n);
+        let (mut history, world) = History::new(seed, &tried, &pool, history::options(&mut Rng(seed)));
+        attempt("a sync that fails", seed, &mut history, |h| h.fail_a_sync(world));
+    }
+    tried.print("a sync that fails", started.elapsed().as_secs_f64());
+}
