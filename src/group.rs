@@ -23,6 +23,7 @@ use crate::ring::Ring;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::Offset;
 use Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use std::cmp::Ordering::{Equal, Greater, Less};
 
 pub(crate) const STATE: usize = 0;
 pub(crate) const START: usize = 1;
@@ -138,11 +139,16 @@ impl<'a> Group<'a> {
         Offset::from_u64(self.live()[START].load(Acquire))
     }
 
-    /// Its first index in a page.
+    /// Its first index in a page: in one before its start, behind the last. (A recovery begins at the oldest
+    /// page that is there, wherever the group started.)
     #[inline]
     pub fn start_index(&self, page: u64) -> usize {
         let start = self.start();
-        if start.page() == page { start.index() as usize } else { 0 }
+        match start.page().cmp(&page) {
+            Less => 0,
+            Equal => start.index() as usize,
+            Greater => self.mem.layout.slots,
+        }
     }
 
     /// A page where its next message may be: not later than that. `{instance 20, page number 44}`.

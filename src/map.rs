@@ -58,7 +58,7 @@ impl Map {
             uuid,
         };
         #[cfg(test)]
-        let _simulated = crate::power_loss::hook::Mapping::new(file, map.as_ptr(), map.len())?;
+        let _simulated = crate::power_loss::hook::Mapping::new(file, map.as_ptr(), map.len(), access)?;
         Ok(Self {
             #[cfg(test)]
             _simulated,
