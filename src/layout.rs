@@ -36,8 +36,8 @@
 //! the page is reused: a word with another tag reads as *untouched*. The rule for changing one:
 //! read it (acquire), then the page number; only if that is still the page one works for, CAS from
 //! exactly the value read; else stop. Tags have at least 24 bits of the lap; every
-//! [`CLEAR_EVERY_LAPS`] laps, and in the first lap of an era that a recovery began, the tables of a page
-//! are cleared before it opens, so that no tag comes round again with an old word still there.
+//! [`CLEAR_EVERY_LAPS`] laps the tables of a page are cleared before it opens, so that no tag comes
+//! round again with an old word still there. A jump to a new era is less than half a round of the tags.
 //!
 //! **Checks** (XXH3-64) are valid only while the header says clean; see `clean.rs`.
 #![forbid(unsafe_code)]
@@ -282,6 +282,11 @@ impl Layout {
         (self.lap(page) as u32) << 8 | u32::from(generation)
     }
 
+    /// Whether a lap comes after another, as far as the tags of groups hold them: 24 bits.
+    pub fn is_later_lap(lap: u32, than: u32) -> bool {
+        (1..1 << 23).contains(&(lap.wrapping_sub(than) & 0xff_ffff))
+    }
+
     /// The lap as far as the cursor word holds it.
     #[inline]
     pub fn cursor_lap(&self, page: u64) -> u64 {
@@ -496,8 +501,7 @@ impl Acks {
     /// was turned, and so all was done.
     pub fn at_rest(word: u64, tag: u32) -> u32 {
         let (lap, generation) = ((word >> 40) as u32, (word >> 32) as u8);
-        let ahead = lap.wrapping_sub(tag >> 8) & 0xff_ffff;
-        let later = generation == tag as u8 && ahead != 0 && ahead < 1 << 23;
+        let later = generation == tag as u8 && Layout::is_later_lap(lap, tag >> 8);
         if later { u32::MAX } else { Self::of(word, tag) }
     }
 

@@ -16,8 +16,8 @@
 //! - Words of any other lap or group are cleared, in all pages, and everything is synced before the
 //!   header says that recovery is over. So at the next power loss nothing of before this one is found.
 //! - New pages have numbers from the synced page limit on, above any that was ever used: a new *era*. It
-//!   begins at the place behind the newest page, with a number whose lap differs from that of the page
-//!   there in every tag.
+//!   begins at the place behind the newest page, with a lap that is later than that of any page kept in
+//!   every tag, so that nothing there passes for a word of the page after it.
 //! - An ack word counts in its own lap. One of a later lap proves that the page was turned: all done.
 //! - Every step depends only on what no earlier step changes: a recovery that ended anywhere can be run
 //!   again, and one of a recovered channel changes no record, slot, ack, group or start.
@@ -194,20 +194,28 @@ impl Survey {
     }
 
     /// Where the new era begins: above every number that was used, at the place behind the newest page;
-    /// and nothing that lies in a page kept passes for a word of the page after it.
+    /// and for each page kept, the page after it is of a later lap in every tag.
     fn era(&self, layout: &Layout, kept: &[u64]) -> Option<u64> {
         let behind = kept.last().map_or(self.known.page_limit, |newest| newest + 1);
-        let first = layout.first_at(self.known.page_limit, layout.place(behind));
         let pages = layout.geometry.max_pages as u64;
-        let differ = |era: u64| {
-            kept.iter().all(|&page| {
-                let next = layout.first_at(era, layout.place(page));
-                layout.cursor_lap(next) != layout.cursor_lap(page)
-                    && layout.group_tag(next, 0) != layout.group_tag(page, 0)
-            })
+        // By how many laps too early, if it is.
+        let early = |era: u64, &page: &u64| {
+            let next = layout.first_at(era, layout.place(page));
+            let (lap, than) = (layout.slot_tag(next), layout.slot_tag(page));
+            if !Layout::is_later_lap(lap, than) {
+                return Some(u64::from(than.wrapping_sub(lap) & 0xff_ffff) + 1);
+            }
+            (layout.cursor_lap(next) == layout.cursor_lap(page)).then_some(1)
         };
-        // A page kept rules out one lap in 256 at most, and few laps are kept at once.
-        (0..1 << 16).map(|lap| first + lap * pages).find(|&era| differ(era))
+        let mut era = layout.first_at(self.known.page_limit, layout.place(behind));
+        // The pages kept are themselves less than half a round of the tags apart: a few steps are enough.
+        for _ in 0..1 << 10 {
+            match kept.iter().rev().find_map(|page| early(era, page)) {
+                None => return Some(era),
+                Some(laps) => era += laps * pages,
+            }
+        }
+        None
     }
 
     /// Makes the channel anew from what was found. Everything has to be synced after it.

@@ -19,7 +19,7 @@
 #![forbid(unsafe_code)]
 
 use crate::group::Group;
-use crate::layout::{CLEAR_EVERY_LAPS, Cursor, Head, Layout, MAX_PAGE_NUMBER, PageState, SlotState, Tail};
+use crate::layout::{Acks, CLEAR_EVERY_LAPS, Cursor, Head, Layout, MAX_PAGE_NUMBER, PageState, SlotState, Tail};
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::ops::{Liveness, OpCell, OpCells};
@@ -242,9 +242,7 @@ impl<'a> Ring<'a> {
     fn open(&self, cell: &mut OpCell<'_>, number: u64, now: u64) -> bool {
         let page = self.page(number);
         if page.number() == number && page.cursor().state == PageState::Prepared {
-            let era = self.mem.era().load(Acquire);
-            let first_lap = era != 0 && number < era + self.layout().geometry.max_pages as u64;
-            if first_lap || self.layout().lap(number).is_multiple_of(CLEAR_EVERY_LAPS) {
+            if self.layout().lap(number).is_multiple_of(CLEAR_EVERY_LAPS) {
                 self.clear_tables(number);
             }
             // Relaxed: a time for searching; ORDER[open] publishes it.
@@ -256,19 +254,26 @@ impl<'a> Ring<'a> {
     }
 
     /// Takes what an earlier round of the tags left out of a page that is about to open: words with
-    /// this lap's tag are not from an earlier round, and stay.
+    /// this lap's tag are not from an earlier round, and stay. An ack word is not emptied but brought to
+    /// this lap: on disk it may stand beside slots of an earlier one, whose messages it says are done.
     fn clear_tables(&self, number: u64) {
         let page = self.page(number);
-        let lap = self.layout().slot_tag(number);
-        let (slots, groups) = (lap, lap & 0xff_ffff);
-        let first_slot = self.layout().slot_at(0);
-        for at in self.layout().tables() {
+        let layout = self.layout();
+        let lap = layout.slot_tag(number);
+        let groups = lap & 0xff_ffff;
+        let slots = layout.slot_words();
+        let acks: Vec<_> = (0..layout.geometry.max_groups).map(|group| layout.ack_words(group)).collect();
+        for at in layout.tables() {
             let word = page.word(at);
             let seen = word.load(Acquire); // ORDER[commit]: as any change of such a word
             let tag = (seen >> 32) as u32;
-            let current = if at >= first_slot { tag == slots } else { tag >> 8 == groups };
+            let current = if at >= slots.start { tag == lap } else { tag >> 8 == groups };
+            let to = match acks.iter().any(|acks| acks.contains(&at)) {
+                true => Acks::word(groups << 8 | tag & 0xff, 0),
+                false => 0,
+            };
             if seen != 0 && !current && page.number() == number {
-                let _ = word.compare_exchange(seen, 0, AcqRel, Relaxed);
+                let _ = word.compare_exchange(seen, to, AcqRel, Relaxed);
             }
         }
     }
