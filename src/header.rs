@@ -1,6 +1,6 @@
 //! The header: what a channel was made with, and whether it was left in order. Two copies, one
 //! block each, each with a number that rises and a checksum; the valid one with the higher number
-//! counts. Copy 0 is written and synced before copy 1, so a torn write leaves one of them whole.
+//! counts. The other one is written and synced before it, so a torn write leaves one of them whole.
 //!
 //! Words of a copy: 0 magic, 1 version, 2 features, 3 number of the copy, 4-5 uuid, 6 page_size,
 //! 7 max_pages, 8 typical_message_len, 9 max_groups, 10 max_opens, 11 max_op_cells, 12 max_held,
@@ -125,8 +125,7 @@ impl Header {
         if copies.iter().all(|c| c[0] != MAGIC) {
             return Err(OpenError::NotAChannel { path: path.into() });
         }
-        let valid = copies.iter().filter(|c| c[0] == MAGIC && c[BLOCK - 1] == checksum(c));
-        let Some(words) = valid.max_by_key(|c| c[3]) else {
+        let Some(words) = counting(copies) else {
             // Another version may compute another checksum: its number is the better answer.
             let other = copies.iter().find(|c| c[0] == MAGIC && c[1] != VERSION);
             if let Some(other) = other {
@@ -184,16 +183,27 @@ impl Header {
         })
     }
 
-    /// Writes both copies, one after the other, each on disk before the next is touched. Under the open
-    /// lock; `sync` brings a range of bytes of the file to the disk.
+    /// Writes both copies, one after the other, each on disk before the next is touched; last the one that
+    /// counts until then, so that there always is one that counts, and it is the last or the one before.
+    /// Under the open lock; `sync` brings a range of bytes of the file to the disk.
     pub fn write(&mut self, mem: Memory<'_>, sync: impl Fn(Range<usize>) -> io::Result<()>) -> io::Result<()> {
         self.sequence += 1;
-        (0..2).try_for_each(|copy| {
-            // Relaxed: read only by who opens the file later, under the same lock.
+        // Relaxed: read only by who opens the file later, under the same lock.
+        let copy =
+            |n: usize| -> [u64; BLOCK] { std::array::from_fn(|i| mem.control[n * BLOCK + i].load(Ordering::Relaxed)) };
+        let (zero, one) = (copy(0), copy(1));
+        let last = if counting([&zero, &one]).is_some_and(|counts| counts == &one) { 1 } else { 0 };
+        [1 - last, last].into_iter().try_for_each(|copy| {
             for (to, word) in mem.control[copy * BLOCK..][..BLOCK].iter().zip(self.words()) {
                 to.store(word, Ordering::Relaxed);
             }
             sync(copy * BLOCK * 8..(copy + 1) * BLOCK * 8)
         })
     }
+}
+
+/// The copy that counts.
+fn counting<'c>(copies: [&'c [u64; BLOCK]; 2]) -> Option<&'c [u64; BLOCK]> {
+    let valid = copies.into_iter().filter(|c| c[0] == MAGIC && c[BLOCK - 1] == checksum(c));
+    valid.max_by_key(|c| c[3])
 }
