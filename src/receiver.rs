@@ -7,13 +7,13 @@ use crate::file::uptime;
 use crate::group::Group;
 use crate::shared::Root;
 use crate::sleeper::Sleeper;
+use crate::sync::receiver_number;
 use crate::{GroupName, Lease, Message, OwnedMessage, RecvError, RecvTimeoutError, TryRecvError};
 use crossbeam_utils::Backoff;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -65,14 +65,13 @@ pub(crate) struct Position {
 
 impl Position {
     fn new(root: &Root, name: GroupName, group: usize, state: u64) -> Self {
-        static RECEIVERS: AtomicUsize = AtomicUsize::new(0);
         let mem = root.memory();
         let page = match root.is_inherited() {
             true => 0,
             false => Group::of(mem, group, state).page_hint().max(root.ring().tail().page),
         };
         // Receivers begin at different cells, so as not to share a line.
-        let cell = RECEIVERS.fetch_add(1, Relaxed) % mem.layout.geometry.max_held.min(64);
+        let cell = receiver_number() % mem.layout.geometry.max_held.min(64);
         let hand = Hand::new(root.file.id.index, page, cell);
         let (loans, copies, buffer) = (Vec::new(), Vec::new(), Vec::new());
         Self { name, group, state, hand, lent: false, loans, copies, owed: None, buffer }

@@ -78,7 +78,7 @@ pub fn pause() {
 pub const PATIENCE: usize = if cfg!(disk_chan_loom) { 2 } else { 200 };
 
 /// A small number of the calling thread, by which threads spread over cells.
-#[cfg(not(disk_chan_loom))]
+#[cfg(not(any(test, disk_chan_loom)))]
 pub fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed));
@@ -86,8 +86,19 @@ pub fn thread_number() -> usize {
     NUMBER.try_with(|n| *n).unwrap_or(0)
 }
 
-/// In a model every thread begins its search at the same cell, so that they meet.
-#[cfg(disk_chan_loom)]
+/// In a model every thread begins its search at the same cell, so that they meet; in a unit test so that
+/// it can be repeated.
+#[cfg(any(test, disk_chan_loom))]
 pub fn thread_number() -> usize {
     0
 }
+
+/// A small number of a new receiver, by which receivers spread over cells.
+#[cfg(not(any(test, disk_chan_loom)))]
+pub fn receiver_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed) // as in `thread_number`
+}
+
+#[cfg(all(test, not(disk_chan_loom)))]
+pub use crate::power_loss::hook::receiver_number;

@@ -1,13 +1,13 @@
 //! What happens to a channel: a random history with losses of power, and what is tried at each.
 
-use super::disk::{Dirty, Image, Mode, SECTOR};
+use super::disk::{Dirty, Mode, SECTOR};
 use super::look::Look;
 use super::model::Moment;
 use super::rng::Rng;
 use super::world::{Broken, Op, Pool, World};
 use crate::header::Header;
 use crate::layout::{self, Layout};
-use crate::{OpenError, Options, Overflow, Start};
+use crate::{Durability, Options, Overflow, Start};
 use std::fmt::Write;
 use std::path::Path;
 use std::rc::Rc;
@@ -22,8 +22,6 @@ pub struct Tried {
     pub inside: AtomicU64,
     pub second: AtomicU64,
     pub deaths: AtomicU64,
-    /// Images that needed a recovery which this version does not have.
-    pub refused: AtomicU64,
     pub exercised: AtomicU64,
     pub messages: AtomicU64,
     pub torn: AtomicU64,
@@ -36,7 +34,7 @@ impl Tried {
         println!(
             "{what}: {images} images of {} histories in {seconds:.1} s ({:.0} a second); power lost inside recovery: {}, \
              soon after one: {}, process deaths: {}; channels used on: {}; messages compared: {}; torn records \
-             left for hand-out: {}; not recovered in this version: {}",
+             left for hand-out: {}",
             n(&self.histories),
             images as f64 / seconds,
             n(&self.inside),
@@ -45,7 +43,6 @@ impl Tried {
             n(&self.exercised),
             n(&self.messages),
             n(&self.torn),
-            n(&self.refused),
         );
     }
 }
@@ -62,7 +59,6 @@ struct Loss {
 /// One history.
 pub struct History<'a> {
     pub rng: Rng,
-    pub pool: Rc<Pool>,
     pub tried: &'a Tried,
     /// The losses of power that led to where it is.
     losses: Vec<Loss>,
@@ -112,14 +108,16 @@ pub fn options(rng: &mut Rng) -> Options {
         .max_held(rng.between(2, 8) as usize)
         .typical_message_len(lens[rng.index(lens.len())])
         .overflow(if rng.percent(50) { Overflow::Block } else { Overflow::DropOldest })
+        .durability(if rng.percent(15) { Durability::Always } else { Durability::Buffered })
 }
 
 impl<'a> History<'a> {
     pub fn new(seed: u64, tried: &'a Tried, pool: &Rc<Pool>, options: Options) -> (Self, World) {
         let layout = Layout::new(options.geometry()).unwrap();
+        super::hook::begin_again();
         let world = World::create(pool, options.clone());
-        let (rng, pool) = (Rng(seed), Rc::clone(pool));
-        (Self { rng, pool, tried, losses: Vec::new(), layout, options }, world)
+        let rng = Rng(seed);
+        (Self { rng, tried, losses: Vec::new(), layout, options }, world)
     }
 
     /// What led to where it is, for who has to find out what went wrong.
@@ -165,8 +163,8 @@ impl<'a> History<'a> {
     }
 
     /// The power goes at a position of a world: what the shipped code makes of an image, compared with what
-    /// was promised. Nothing if this version cannot open it.
-    pub fn lose(&mut self, world: &World, at: u64, choice: Choice) -> Result<Option<(World, Look)>, Broken> {
+    /// was promised.
+    pub fn lose(&mut self, world: &World, at: u64, choice: Choice) -> Result<(World, Look), Broken> {
         let seed = self.rng.next();
         let mut rng = Rng(seed);
         let (image, mode) = match choice {
@@ -186,11 +184,7 @@ impl<'a> History<'a> {
             _ => world.revive(&image),
         };
         let outcome = match revived {
-            Ok(next) => self.compare(world, moment, next).map(Some),
-            Err(OpenError::NeedsRecovery { .. }) => {
-                self.tried.refused.fetch_add(1, Relaxed);
-                Ok(None)
-            }
+            Ok(next) => self.compare(world, moment, next),
             Err(e) => Err(format!("it does not open: {e}")),
         };
         if outcome.is_ok() {
@@ -203,8 +197,11 @@ impl<'a> History<'a> {
         let look = next.look()?;
         self.tried.messages.fetch_add(look.messages.len() as u64, Relaxed);
         self.tried.torn.fetch_add(look.torn.len() as u64, Relaxed);
-        world.model.check(moment, &look)?;
-        next.model = world.model.after(moment.at, &look);
+        world.model.check(moment, &look).map_err(|broken| {
+            let found = next.channel().recovered();
+            format!("{broken}\n  before: {}\n  now: {}, {found:?}\n  {moment:?}", world.pages(), next.pages())
+        })?;
+        next.model = world.model.after(moment, &look, next.unrecovered());
         Ok((next, look))
     }
 
@@ -244,21 +241,22 @@ impl<'a> History<'a> {
         Ok(())
     }
 
-    /// The power goes again, up to so many positions before the channel was open; what is there then is what
-    /// is there now.
+    /// The power goes again, up to so many positions before the channel was open. If that was a recovery, what
+    /// is there then is what is there now.
     fn again(&mut self, world: &World, look: &Look, before: u64) -> Result<(), Broken> {
         let at = self.rng.between(world.opened.saturating_sub(before).max(1), world.opened);
         let mode = self.a_mode();
-        if let Some((next, other)) = self.lose(world, at, Choice::Mode(mode))?
-            && mode != Mode::Zeros
-        {
+        let (next, other) = self.lose(world, at, Choice::Mode(mode))?;
+        if mode == Mode::Zeros {
+            return Ok(());
+        }
+        if world.channel().recovered().is_some() {
             same(look, &other).map_err(|e| format!("recovered again, {e}"))?;
-            if self.rng.percent(20) {
-                let at = next.opened;
-                if let Some((_, third)) = self.lose(&next, at, Choice::Mode(Mode::New))? {
-                    same(look, &third).map_err(|e| format!("recovered a third time, {e}"))?;
-                }
-            }
+        }
+        if next.channel().recovered().is_some() && self.rng.percent(20) {
+            let at = next.opened;
+            let (_, third) = self.lose(&next, at, Choice::Mode(Mode::New))?;
+            same(&other, &third).map_err(|e| format!("recovered a third time, {e}"))?;
         }
         Ok(())
     }
@@ -287,8 +285,8 @@ impl<'a> History<'a> {
         Op::Send
     }
 
-    /// A world in which the power went; nothing if this version cannot tell.
-    fn lose_at_random(&mut self, world: &World, from: u64) -> Result<Option<(World, Look)>, Broken> {
+    /// The power goes at some position from `from` on.
+    fn lose_at_random(&mut self, world: &World, from: u64) -> Result<(World, Look), Broken> {
         let at = self.rng.between(from, world.disk.position());
         let choice = if self.rng.percent(5) { Choice::Death } else { Choice::Mode(self.a_mode()) };
         self.lose(world, at, choice)
@@ -297,7 +295,6 @@ impl<'a> History<'a> {
     /// A random history, until it has tried `images` or `stop` says so.
     pub fn run(&mut self, mut world: World, images: u64, stop: impl Fn() -> bool) -> Result<(), Broken> {
         let enough = |h: &Self| h.tried.images.load(Relaxed) >= images || stop();
-        let mut quiet = 0;
         for _ in 0..self.rng.between(1, 5) {
             let mut from = world.opened;
             for _ in 0..self.rng.between(2, 12) {
@@ -310,26 +307,15 @@ impl<'a> History<'a> {
                     if enough(self) {
                         return Ok(());
                     }
-                    if let Some((next, look)) = self.lose_at_random(&world, from)? {
-                        self.go_on(next, &look)?;
-                        quiet = 0;
-                    } else {
-                        quiet += 1;
-                    }
+                    let (next, look) = self.lose_at_random(&world, from)?;
+                    self.go_on(next, &look)?;
                 }
                 // Old moments are forgotten, and not all at once.
                 from = self.rng.between(from, world.disk.position());
                 world.disk.trim(from);
             }
-            let next = self.lose_at_random(&world, from)?;
-            let next = match next {
-                None => self.lose(&world, world.disk.position(), Choice::Death)?,
-                next => next,
-            };
-            let Some((next, _)) = next else { break };
-            world = next;
+            (world, _) = self.lose_at_random(&world, from)?;
         }
-        let _ = quiet;
         let count = world.exercise(3, &mut self.rng)?;
         world.nothing_is_hidden()?;
         self.tried.messages.fetch_add(count, Relaxed);
@@ -368,10 +354,10 @@ impl History<'_> {
         for bits in 0..1 << k {
             let next = self.lose(&world, at, Choice::Bits(bits))?;
             if bits == one {
-                recovered = next;
+                recovered = Some(next);
             }
         }
-        let Some((next, look)) = recovered else { return Ok(()) };
+        let (next, look) = recovered.expect("it was one of them");
         let few = |&at: &u64| (1..=most).contains(&next.disk.dirty(at).len());
         let moments: Vec<u64> = (1..next.opened).filter(few).collect();
         if moments.is_empty() {
@@ -380,9 +366,8 @@ impl History<'_> {
         let at = moments[self.rng.index(moments.len())];
         for bits in 0..1 << next.disk.dirty(at).len() {
             self.tried.inside.fetch_add(1, Relaxed);
-            if let Some((_, other)) = self.lose(&next, at, Choice::Bits(bits))? {
-                same(&look, &other).map_err(|e| format!("recovered again, {e}"))?;
-            }
+            let (_, other) = self.lose(&next, at, Choice::Bits(bits))?;
+            same(&look, &other).map_err(|e| format!("recovered again, {e}"))?;
         }
         Ok(())
     }
@@ -394,23 +379,15 @@ impl History<'_> {
         }
         world.land()?;
         let (from, before) = (world.disk.position(), world.look()?);
-        world.close();
-        let closed = world.disk.position();
         world.reopen()?;
         self.tried.histories.fetch_add(1, Relaxed);
         for at in from..=world.disk.position() {
             for mode in [Mode::Old, Mode::Random] {
-                let seed = self.rng.clone();
                 let image = world.disk.compose(at, mode, &mut Rng(self.rng.clone().next()));
                 let clean = header_of(&image.bytes).is_some_and(|h| h.clean);
-                let lost = self.lose(&world, at, Choice::Mode(mode))?;
-                assert_ne!(seed.0, self.rng.0);
-                // Before the close it may be clean as of an earlier one.
-                if let Some((_, look)) = lost
-                    && clean
-                    && at > closed
-                {
-                    // Groups may have been given back what they held.
+                let (_, look) = self.lose(&world, at, Choice::Mode(mode))?;
+                // The open before had said that it was not, and no store came before that.
+                if clean {
                     same(&before, &look).map_err(|e| format!("left clean, and {e}"))?;
                 }
             }
@@ -430,11 +407,10 @@ impl History<'_> {
             return Err(format!("after one sync the sends {ready:?} of {first} and {second} are done"));
         }
         let at = world.disk.position();
-        if let Some((_, look)) = self.lose(&world, at, Choice::Mode(Mode::Old))? {
-            let there = |id| look.messages.iter().any(|m| m.id == id);
-            if !there(first) || there(second) {
-                return Err("with the first sync alone, not the first message alone is there".into());
-            }
+        let (_, look) = self.lose(&world, at, Choice::Mode(Mode::Old))?;
+        let there = |id| look.messages.iter().any(|m| m.id == id);
+        if !there(first) || there(second) {
+            return Err("with the first sync alone, not the first message alone is there".into());
         }
         world.land()?;
         let at = world.disk.position();
@@ -468,12 +444,7 @@ impl History<'_> {
             let from = world.opened;
             self.lose_at_random(&world, from)?;
         }
-        // What is done by then was promised without the disk's word, or with it.
-        world.close();
-        match world.reopen() {
-            Ok(()) => {}
-            Err(e) => return Err(format!("after the failed sync: {e}")),
-        }
+        world.reopen_poisoned()?;
         for _ in 0..self.rng.between(1, 30) {
             let op = self.an_op();
             world.act(op, &mut self.rng)?;

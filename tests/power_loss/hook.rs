@@ -8,6 +8,8 @@
 //! - A sync of a simulated file never reaches the kernel; one of any other file always does.
 
 use super::disk::{Disk, lock};
+use crate::map::Access;
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -104,9 +106,10 @@ pub struct Mapping(Option<usize>);
 
 impl Mapping {
     /// Of `file`, from `at` on.
-    pub fn new(file: &File, at: *const u8, len: usize) -> io::Result<Self> {
+    pub fn new(file: &File, at: *const u8, len: usize, access: Access) -> io::Result<Self> {
         let meta = file.metadata()?;
-        let Some(disk) = disk_of((meta.dev(), meta.ino())) else { return Ok(Self(None)) };
+        let disk = disk_of((meta.dev(), meta.ino())).filter(|_| access == Access::ReadWrite);
+        let Some(disk) = disk else { return Ok(Self(None)) };
         let at = at as usize;
         MAPPED.write().unwrap_or_else(|e| e.into_inner()).push((at..at + len, disk));
         MAPPINGS.fetch_add(1, Ordering::SeqCst);
@@ -184,4 +187,16 @@ pub unsafe extern "C" fn msync(at: *mut libc::c_void, len: libc::size_t, flags: 
         // SAFETY: the system call that was asked for.
         None => unsafe { libc::syscall(libc::SYS_msync, at, len, flags) as libc::c_int },
     }
+}
+
+thread_local!(static RECEIVERS: Cell<usize> = const { Cell::new(0) });
+
+/// A small number of a new receiver: the same ones each time that a history is repeated.
+pub fn receiver_number() -> usize {
+    RECEIVERS.replace(RECEIVERS.get() + 1)
+}
+
+/// Begins with the numbers of receivers again.
+pub fn begin_again() {
+    RECEIVERS.set(0);
 }

@@ -63,12 +63,14 @@ pub struct Look {
     pub torn: Vec<Offset>,
     /// Slots that say damaged.
     pub damaged: Vec<Offset>,
+    /// The oldest page.
+    pub tail: u64,
 }
 
 /// Looks at everything in a channel that nobody changes meanwhile.
 pub fn look(sender: &Sender) -> Result<Look, String> {
     let ring = sender.ring();
-    let mut look = Look::default();
+    let mut look = Look { tail: ring.tail().page, ..Look::default() };
     let mut buffer = Vec::new();
     for number in ring.pages() {
         look_at_page(&ring, number, &mut buffer, &mut look)?;

@@ -139,7 +139,8 @@ fn a_clean_close_comes_after_the_data() {
 #[test]
 fn who_comes_during_a_sync_waits_for_the_next() {
     let (seed, tried, pool) = (seed(), Tried::default(), Pool::new());
-    let (mut history, world) = History::new(seed, &tried, &pool, history::options(&mut Rng(seed)));
+    let options = history::options(&mut Rng(seed)).durability(crate::Durability::Buffered);
+    let (mut history, world) = History::new(seed, &tried, &pool, options);
     attempt("who comes during a sync", seed, &mut history, |h| h.two_senders_and_a_sync(world));
 }
 

@@ -24,7 +24,7 @@ impl Span {
 
     /// Whether it had begun.
     pub fn maybe(self, at: u64) -> bool {
-        self.begin < at || self == Self::ALWAYS
+        self.begin < at || self.begin == 0
     }
 }
 
@@ -125,7 +125,6 @@ impl Model {
             };
             ensure!(sent.len == m.len, "message {} has {} bytes, not {}", m.id, m.len, sent.len);
             ensure!(sent.offset == m.offset, "message {} is at {}, not at {}", m.id, m.offset, sent.offset);
-            ensure!(weak || m.offset.page() >= turned, "message {} at {} is back: its page was turned", m.id, m.offset);
             ensure!(seen.insert(m.id, i).is_none(), "message {} is there twice", m.id);
         }
         let groups = self.check_groups(moment, look)?;
@@ -153,7 +152,8 @@ impl Model {
                     continue;
                 }
                 if there.done[i] {
-                    ensure!(done.is_some_and(|d| d.maybe(at)), "{what} is done, and nobody finished it");
+                    // Of a page that was dropped it may be all that is left to say that it was.
+                    ensure!(dropped || done.is_some_and(|d| d.maybe(at)), "{what} is done, and nobody finished it");
                 } else if there.lost[i] {
                     ensure!(!due || !certain || !needed(g), "{what} was taken away");
                 } else {
@@ -189,9 +189,15 @@ impl Model {
         Ok(groups)
     }
 
-    /// What goes on after the power went: what is there is on the disk.
-    pub fn after(&self, at: u64, look: &Look) -> Self {
+    /// What goes on after the power went: what is there is on the disk. If it was recovered, nothing else is.
+    /// Else only this is not: what was finished for those who had died, until it was `opened`; and what lay in
+    /// pages that were turned, and groups that were just being made or removed, may be there, and be found by a
+    /// recovery.
+    pub fn after(&self, moment: Moment, look: &Look, opened: Option<u64>) -> Self {
+        let (at, promised) = (moment.at, self.promised(moment));
+        let was_done = Span { begin: 0, end: opened.unwrap_or(0) };
         let mut next = Self::new(self.overflow, self.floor(at));
+        next.tails.push((Span::ALWAYS, look.tail));
         for m in &look.messages {
             let sender = self.messages.get(&m.id).map_or(0, |m| m.sender);
             let known = Message { len: m.len, sender, offset: m.offset, sent: Span::ALWAYS, told: 0, durable: 0 };
@@ -200,13 +206,39 @@ impl Model {
         }
         for (name, there) in &look.groups {
             let done = look.messages.iter().enumerate().filter_map(|(i, m)| match (there.done[i], there.lost[i]) {
-                (true, _) => Some((m.id, Span::ALWAYS)),
+                (true, _) => Some((m.id, was_done)),
                 (false, true) => Some((m.id, Span::PERHAPS)),
                 (false, false) => None,
             });
             let (name, start) = (name.clone(), there.start);
             next.groups.push(GroupModel { name, made: Span::ALWAYS, start, removed: None, done: done.collect() });
         }
+        if opened.is_some() {
+            self.keep_turned(at, promised, look.tail, &mut next);
+            let uncertain = |g: &&GroupModel| {
+                g.made.maybe(at) && !g.made.surely(at) || g.removed.is_some_and(|r| r.maybe(at) && !r.surely(at))
+            };
+            let gone = self.groups.iter().filter(uncertain).filter(|g| !look.groups.contains_key(&g.name));
+            let perhaps =
+                |g: &GroupModel| GroupModel { made: Span::PERHAPS, removed: Some(Span::PERHAPS), ..g.clone() };
+            next.groups.splice(0..0, gone.map(perhaps));
+        }
         next
+    }
+
+    fn keep_turned(&self, at: u64, promised: u64, tail: u64, next: &mut Self) {
+        let turned = self.messages.iter().filter(|(_, m)| m.offset.page() < tail && m.sent.maybe(at));
+        for (&id, m) in turned {
+            let known = Message { sent: Span::PERHAPS, told: u64::MAX, durable: u64::MAX, ..*m };
+            next.messages.entry(id).or_insert(known);
+            for g in &mut next.groups {
+                let was = self.groups.iter().rev().find(|was| was.name == g.name && was.start == g.start);
+                let done = was.and_then(|was| was.done.get(&id)).filter(|done| done.maybe(at));
+                if let Some(done) = done {
+                    let stays = done.end <= promised;
+                    g.done.entry(id).or_insert(if stays { Span::ALWAYS } else { Span::PERHAPS });
+                }
+            }
+        }
     }
 }

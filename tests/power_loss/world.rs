@@ -5,9 +5,12 @@ use super::hook;
 use super::look::{Look, content, id_of, look};
 use super::model::{GroupModel, Message, Model, Moment, Span};
 use super::rng::Rng;
+use crate::group::Group;
 use crate::layout::{Layout, PageState};
+use crate::page::Page;
 use crate::{
-    AckError, Channel, Lease, Offset, OpenError, Options, Overflow, Receiver, SendError, Sender, Start, TryRecvError,
+    AckError, Channel, Durability, Lease, Offset, OpenError, Options, Overflow, Receiver, SendError, Sender, Start,
+    TryRecvError,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,6 +21,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 const SENDERS: usize = 3;
@@ -207,9 +211,30 @@ impl World {
         Layout::new(self.options.geometry()).unwrap()
     }
 
+    /// How the pages and the groups stand, for who has to find out what went wrong.
+    pub fn pages(&self) -> String {
+        let Some(sender) = self.handles.senders.first() else { return "closed".into() };
+        let ring = sender.ring();
+        let mut pages = format!("head {}, tail {}", ring.head().page, ring.tail().page);
+        for place in 0..ring.mem.layout.geometry.max_pages {
+            let page = Page::new(ring.mem, place);
+            pages += &format!("; {} {:?}", page.number(), page.cursor());
+        }
+        for group in Group::all(ring.mem) {
+            let name = group.name().map_or_else(String::new, |name| name.to_string());
+            pages += &format!("; group {name} {:#x} from {}", group.state(), group.start());
+        }
+        pages
+    }
+
     /// What is there.
     pub fn look(&self) -> Result<Look, Broken> {
         look(self.sender())
+    }
+
+    /// When it was open, if it was not recovered.
+    pub fn unrecovered(&self) -> Option<u64> {
+        self.channel().recovered().is_none().then_some(self.opened)
     }
 
     /// Whether every change of the file went through the simulator.
@@ -243,16 +268,21 @@ impl World {
         if Some(offset) <= before {
             return Err(format!("message {id} was sent to {offset}, and one before to {before:?}"));
         }
-        let message = Message { len, sender, offset, sent: span, told: span.end, durable: u64::MAX };
+        let durable = if self.always() { span.end } else { u64::MAX };
+        let message = Message { len, sender, offset, sent: span, told: span.end, durable };
         self.model.messages.insert(id, message);
         Ok(())
+    }
+
+    /// Whether every send waits for the disk.
+    fn always(&self) -> bool {
+        self.options.durability == Durability::Always
     }
 
     /// Free pages of the ring.
     fn free_pages(&self) -> u64 {
         let ring = self.sender().ring();
-        let layout = ring.mem.layout;
-        layout.geometry.max_pages as u64 - 1 - (ring.head().page - ring.tail().page)
+        (ring.mem.layout.geometry.max_pages - ring.pages().count()) as u64
     }
 
     /// Whether a message can be sent without waiting.
@@ -274,6 +304,11 @@ impl World {
         match sent {
             Ok(offset) => self.sent(id, sender, len, offset, span).map(|()| true),
             Err(crate::TrySendError::Full(_)) => Ok(false),
+            Err(crate::TrySendError::NotDurable { offset }) => {
+                self.sent(id, sender, len, offset, span)?;
+                self.known(id).durable = u64::MAX;
+                Err(format!("try_send: message {id} was sent to {offset} and is not durable"))
+            }
             Err(e) => Err(format!("try_send: {e}")),
         }
     }
@@ -285,23 +320,29 @@ impl World {
         let ids: Vec<u64> = lens.iter().map(|_| self.new_id()).collect();
         let messages: Vec<Vec<u8>> = ids.iter().zip(lens).map(|(&id, &len)| content(id, len)).collect();
         let (sent, span) = self.span(|w| w.handles.senders[sender].blocking_send_many(&messages));
-        let sent = sent.map_err(|e| format!("blocking_send_many: {e}"))?;
+        let (sent, error) = match sent {
+            Ok(sent) => (sent, None),
+            Err(e) => (e.sent, Some(e.error)),
+        };
         for ((id, len), offset) in ids.into_iter().zip(lens).zip(sent) {
             self.sent(id, sender, *len, offset, span)?;
+            if error.is_some() {
+                self.known(id).durable = u64::MAX;
+            }
         }
-        Ok(())
+        error.map_or(Ok(()), |e| Err(format!("blocking_send_many: {e}")))
     }
 
     /// Begins a durable send, if there is room and its sync is to be seen begin.
     pub fn fly(&mut self, len: usize, sender: usize) -> Result<Option<u64>, Broken> {
-        if !self.has_room(len) {
+        if !self.has_room(len) || self.always() {
             return Ok(None);
         }
         self.scratch.retired = true;
         self.disk.gate(true);
         let id = self.new_id();
-        let mut future =
-            send_durable(self.handles.senders[sender].clone(), content(id, len), self.scratch.path.clone());
+        let (tx, bytes) = (self.handles.senders[sender].clone(), content(id, len));
+        let mut future: Sending = Box::pin(async move { tx.send_durable(bytes).await });
         let (polled, span) = self.span(|_| poll(&mut future));
         if let Poll::Ready(sent) = polled {
             let offset = sent.map_err(|e| format!("send_durable: {e}"))?;
@@ -371,17 +412,24 @@ impl World {
         }
         let id = self.new_id();
         let bytes = content(id, len);
-        let path = self.scratch.path.clone();
-        let (sent, span) = self.span(|w| blocking_send_durable(&w.handles.senders[sender], &bytes, path));
-        let offset = sent.map_err(|e| format!("send_durable: {e}"))?;
-        self.sent(id, sender, len, offset, span)?;
-        self.durable(id, span.end);
-        Ok(())
+        let (sent, span) = self.span(|w| w.handles.senders[sender].blocking_send_durable(&bytes));
+        match sent {
+            Ok(offset) => {
+                self.sent(id, sender, len, offset, span)?;
+                self.durable(id, span.end);
+                Ok(())
+            }
+            Err(SendError::NotDurable { offset }) => {
+                self.sent(id, sender, len, offset, span)?;
+                self.known(id).durable = u64::MAX;
+                Err(format!("send_durable: message {id} was sent to {offset} and is not durable"))
+            }
+            Err(e) => Err(format!("send_durable: {e}")),
+        }
     }
 
     pub fn sync(&mut self) -> Result<(), Broken> {
-        let path = self.scratch.path.clone();
-        let (synced, span) = self.span(|w| blocking_sync(w.channel(), path));
+        let (synced, span) = self.span(|w| w.channel().blocking_sync());
         synced.map_err(|e| format!("sync: {e}"))?;
         self.model.syncs.push(span);
         Ok(())
@@ -393,11 +441,17 @@ impl World {
         let receiver = match made {
             Ok(receiver) => receiver,
             Err(crate::SubscribeError::TooManyGroups { .. }) => return Ok(()),
-            Err(e) => return Err(format!("subscribe: {e}")),
+            Err(e) => {
+                if self.model.group(name).is_none() {
+                    let (name, done, made) = (name.into(), HashMap::new(), Span { end: u64::MAX, ..span });
+                    self.model.groups.push(GroupModel { name, made, start: Offset::default(), removed: None, done });
+                }
+                return Err(format!("subscribe: {e}"));
+            }
         };
         self.handles.receivers.push((name.into(), receiver));
         if self.model.group(name).is_none() {
-            let found = crate::group::Group::find(self.sender().ring().mem, &name.into());
+            let found = Group::find(self.sender().ring().mem, &name.into());
             let start = found.ok_or(format!("group {name} was made and is not there"))?.start();
             let (name, done) = (name.into(), HashMap::new());
             self.model.groups.push(GroupModel { name, made: span, start, removed: None, done });
@@ -409,7 +463,11 @@ impl World {
         let (removed, span) = self.span(|w| w.channel().remove_group(name, force));
         match removed {
             Err(crate::RemoveGroupError::InUse { .. }) => return Ok(()),
-            other => other.map_err(|e| format!("remove_group: {e}"))?,
+            Ok(()) => {}
+            Err(e) => {
+                self.model.group(name).expect("it was there").removed = Some(Span { end: u64::MAX, ..span });
+                return Err(format!("remove_group: {e}"));
+            }
         }
         self.model.group(name).expect("it was there").removed = Some(span);
         self.handles.held.retain(|held| held.group != name);
@@ -516,6 +574,19 @@ impl World {
         self.open().map_err(|e| format!("reopen: {e}"))
     }
 
+    /// The same after a sync failed: all that is in memory is there, and on the disk from now on.
+    pub fn reopen_poisoned(&mut self) -> Result<(), Broken> {
+        self.close();
+        self.open().map_err(|e| format!("reopen: {e}"))?;
+        self.opened = self.disk.position();
+        let look = self.look()?;
+        let at = self.opened;
+        let moment = Moment { at, synced: at, weak: false };
+        self.model.check(moment, &look)?;
+        self.model = self.model.after(moment, &look, self.unrecovered());
+        Ok(())
+    }
+
     /// The groups that are there.
     pub fn groups(&self) -> Vec<String> {
         self.model.groups.iter().filter(|g| g.removed.is_none()).map(|g| g.name.clone()).collect()
@@ -528,6 +599,14 @@ impl World {
     /// One operation, or none if it cannot be done now.
     pub fn act(&mut self, op: Op, rng: &mut Rng) -> Result<(), Broken> {
         self.done += 1;
+        if std::env::var_os("TRACE").is_some() {
+            eprintln!(
+                "{:?} at {} groups {:?}",
+                op,
+                self.disk.position(),
+                self.model.groups.iter().map(|g| (g.name.clone(), g.start, g.removed)).collect::<Vec<_>>()
+            );
+        }
         let waits = !self.handles.flying.is_empty();
         let groups = self.groups();
         let group = (!groups.is_empty()).then(|| groups[rng.index(groups.len().max(1))].clone());
@@ -621,10 +700,11 @@ impl World {
             return Err("no group can be made".into());
         }
         let pages = self.layout().geometry.max_pages as u64;
-        let goal = self.sender().ring().head().page + laps * pages;
+        let turns = |w: &Self| w.sender().ring().mem.page_turns().load(Relaxed);
+        let goal = turns(self) + laps * pages;
         self.short = 0;
         let mut rounds = 0;
-        while self.sender().ring().head().page < goal {
+        while turns(self) < goal {
             rounds += 1;
             if rounds > 10_000 {
                 return Err("the ring does not go round".into());
@@ -648,28 +728,4 @@ impl World {
 
 fn poll(future: &mut Sending) -> Poll<Result<Offset, SendError>> {
     future.as_mut().poll(&mut Context::from_waker(futures::task::noop_waker_ref()))
-}
-
-// Where durable sends and syncs are not in the channel, what they would do.
-
-fn sync_file(path: PathBuf) -> std::io::Result<()> {
-    File::open(path)?.sync_data()
-}
-
-fn send_durable(sender: Sender, bytes: Vec<u8>, path: PathBuf) -> Sending {
-    Box::pin(async move {
-        let offset = sender.send(bytes).await?;
-        crate::channel::off_thread(move || sync_file(path).is_ok()).await;
-        Ok(offset)
-    })
-}
-
-fn blocking_send_durable(sender: &Sender, bytes: &[u8], path: PathBuf) -> Result<Offset, SendError> {
-    let offset = sender.blocking_send(bytes)?;
-    sync_file(path).unwrap();
-    Ok(offset)
-}
-
-fn blocking_sync(_channel: &Channel, path: PathBuf) -> std::io::Result<()> {
-    sync_file(path)
 }
