@@ -203,7 +203,7 @@ impl Header {
 }
 
 /// The copy that counts.
-fn counting<'c>(copies: [&'c [u64; BLOCK]; 2]) -> Option<&'c [u64; BLOCK]> {
+fn counting(copies: [&[u64; BLOCK]; 2]) -> Option<&[u64; BLOCK]> {
     let valid = copies.into_iter().filter(|c| c[0] == MAGIC && c[BLOCK - 1] == checksum(c));
     valid.max_by_key(|c| c[3])
 }

@@ -58,8 +58,7 @@ struct State {
     /// The beginning of the last sync of everything that is in the base.
     floor: u64,
     flights: Vec<Flight>,
-    /// Syncs that returned, and that failed.
-    ended: u64,
+    /// Syncs that failed.
     failed: u64,
     /// Blocks given up by failed syncs, and when.
     lost: Vec<(usize, u64)>,
@@ -101,10 +100,6 @@ pub enum Mode {
     Zeros,
 }
 
-impl Mode {
-    pub const ALL: [Self; 7] = [Self::Old, Self::New, Self::Cut, Self::Random, Self::Runs, Self::Torn, Self::Zeros];
-}
-
 /// A sector that was stored to and not synced: how many of its stores are on the disk for certain, how
 /// many there were, and how many an image has of them.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +129,6 @@ impl Disk {
             syncs: Vec::new(),
             floor: 0,
             flights: Vec::new(),
-            ended: 0,
             failed: 0,
             lost: Vec::new(),
             gated: false,
@@ -208,7 +202,6 @@ impl Disk {
                 state.give_up(blocks, end);
             }
         }
-        state.ended += 1;
         state.flights.retain(|f| f.ticket != begin);
         self.changed.notify_all();
         verdict
@@ -222,11 +215,6 @@ impl Disk {
     /// Syncs that wait to be let go.
     pub fn waiting(&self) -> usize {
         self.state().flights.len()
-    }
-
-    /// How many syncs have returned.
-    pub fn ended(&self) -> u64 {
-        self.state().ended
     }
 
     /// How many syncs have failed.
@@ -298,8 +286,7 @@ impl Disk {
         self.state().dirty(at)
     }
 
-    /// The first position after `from` where `most` sectors and no more may be old, or the last before
-    /// the next one is.
+    /// What may be there when the power goes at `at`.
     pub fn compose(&self, at: u64, mode: Mode, rng: &mut Rng) -> Image {
         let state = self.state();
         let mut image = Image { bytes: state.settled(at), dirty: state.dirty(at), zeroed: false };

@@ -494,7 +494,7 @@ fn same(first: &Look, second: &Look) -> Result<(), Broken> {
 }
 
 /// Has the header say that the file was in use here, in this boot.
-fn coherent(bytes: &mut Vec<u8>, (device, inode): (u64, u64)) {
+fn coherent(bytes: &mut [u8], (device, inode): (u64, u64)) {
     let words: Vec<u64> =
         bytes[..2 * layout::BLOCK * 8].as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
     let (copies, _) = words.as_chunks::<{ layout::BLOCK }>();

@@ -111,12 +111,8 @@ impl Model {
     pub fn check(&self, moment: Moment, look: &Look) -> Result<(), String> {
         let Moment { at, weak, .. } = moment;
         let promised = self.promised(moment);
-        let tails = |certain: bool| {
-            let tails =
-                self.tails.iter().filter(|(span, _)| if certain { span.end <= promised } else { span.maybe(at) });
-            tails.map(|&(_, page)| page).max().unwrap_or(0)
-        };
-        let (turned, perhaps_turned) = (tails(true), tails(false));
+        let tails = self.tails.iter().filter(|(span, _)| span.maybe(at));
+        let perhaps_turned = tails.map(|&(_, page)| page).max().unwrap_or(0);
         let mut seen = HashMap::with_capacity(look.messages.len());
         for (i, m) in look.messages.iter().enumerate() {
             let sent = self.messages.get(&m.id).filter(|sent| sent.sent.maybe(at));

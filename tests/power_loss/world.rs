@@ -162,7 +162,7 @@ impl World {
     }
 
     /// The same, the image changed for the file that it will be in.
-    pub fn revive_with(&self, image: &Image, change: impl FnOnce(&mut Vec<u8>, (u64, u64))) -> Result<Self, OpenError> {
+    pub fn revive_with(&self, image: &Image, change: impl FnOnce(&mut [u8], (u64, u64))) -> Result<Self, OpenError> {
         let scratch = self.scratch.pool.take(self.disk.id.1);
         let mut bytes = image.bytes.clone();
         let file = File::options().create(true).truncate(false).write(true).open(&scratch.path).unwrap();
@@ -599,14 +599,6 @@ impl World {
     /// One operation, or none if it cannot be done now.
     pub fn act(&mut self, op: Op, rng: &mut Rng) -> Result<(), Broken> {
         self.done += 1;
-        if std::env::var_os("TRACE").is_some() {
-            eprintln!(
-                "{:?} at {} groups {:?}",
-                op,
-                self.disk.position(),
-                self.model.groups.iter().map(|g| (g.name.clone(), g.start, g.removed)).collect::<Vec<_>>()
-            );
-        }
         let waits = !self.handles.flying.is_empty();
         let groups = self.groups();
         let group = (!groups.is_empty()).then(|| groups[rng.index(groups.len().max(1))].clone());
