@@ -215,8 +215,11 @@ impl Model {
                 g.made.maybe(at) && !g.made.surely(at) || g.removed.is_some_and(|r| r.maybe(at) && !r.surely(at))
             };
             let gone = self.groups.iter().filter(uncertain).filter(|g| !look.groups.contains_key(&g.name));
-            let perhaps =
-                |g: &GroupModel| GroupModel { made: Span::PERHAPS, removed: Some(Span::PERHAPS), ..g.clone() };
+            let perhaps = |g: &GroupModel| {
+                let done = g.done.iter().filter(|(_, done)| done.maybe(at)).map(|(&id, _)| (id, Span::PERHAPS));
+                let done = done.collect();
+                GroupModel { made: Span::PERHAPS, removed: Some(Span::PERHAPS), done, ..g.clone() }
+            };
             next.groups.splice(0..0, gone.map(perhaps));
         }
         next
