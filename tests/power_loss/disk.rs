@@ -55,7 +55,9 @@ struct State {
     sectors: Vec<Vec<Store>>,
     now: u64,
     syncs: Vec<Synced>,
-    /// The beginning of the last sync of everything that is in the base.
+    /// The first sector of the pages, which are the last part of the file.
+    pages: usize,
+    /// The beginning of the last sync of all pages that is in the base.
     floor: u64,
     flights: Vec<Flight>,
     /// Syncs that failed.
@@ -124,6 +126,7 @@ impl Disk {
     pub fn new(id: (u64, u64), base: Vec<u8>, wake: Range<usize>) -> Self {
         let state = State {
             sectors: vec![Vec::new(); base.len() / SECTOR],
+            pages: wake.end / SECTOR,
             base,
             now: 1,
             syncs: Vec::new(),
@@ -251,14 +254,9 @@ impl Disk {
         self.state().fail = Some((syncs, error, rng));
     }
 
-    /// Where the last sync of everything began that had ended at `at`: what was stored before is there.
+    /// Where the last sync of all pages began that had ended at `at`: what was stored there before is there.
     pub fn synced_before(&self, at: u64) -> u64 {
-        let state = self.state();
-        if !state.lost.is_empty() {
-            return state.floor;
-        }
-        let whole = state.syncs.iter().filter(|s| s.end < at && s.sectors.len() == state.sectors.len());
-        whole.map(|s| s.begin).max().unwrap_or(0).max(state.floor)
+        self.state().synced_before(at)
     }
 
     /// Forgets what no image at `from` or later can tell.
@@ -275,21 +273,21 @@ impl Disk {
                 apply(&mut state.base, sector, store);
             }
         }
-        let all = state.sectors.len();
-        let whole = state.syncs.iter().filter(|s| s.end < from && s.sectors.len() == all);
-        state.floor = whole.map(|s| s.begin).max().unwrap_or(0).max(state.floor);
+        state.floor = state.synced_before(from);
         state.syncs.retain(|s| s.end >= from);
     }
 
     /// The sectors that may be old when the power goes at `at`.
     pub fn dirty(&self, at: u64) -> Vec<Dirty> {
-        self.state().dirty(at)
+        let state = self.state();
+        state.dirty(&state.low(at), at)
     }
 
     /// What may be there when the power goes at `at`.
     pub fn compose(&self, at: u64, mode: Mode, rng: &mut Rng) -> Image {
         let state = self.state();
-        let mut image = Image { bytes: state.settled(at), dirty: state.dirty(at), zeroed: false };
+        let low = state.low(at);
+        let mut image = Image { bytes: state.settled(&low, at), dirty: state.dirty(&low, at), zeroed: false };
         let random = |rng: &mut Rng, d: &Dirty| match rng.below(10) {
             0..4 => d.low,
             4..7 => d.high,
@@ -361,7 +359,8 @@ impl Disk {
     /// The image in which each dirty sector is new if its bit is set, else old.
     pub fn compose_bits(&self, at: u64, bits: u64, rng: &mut Rng) -> Image {
         let state = self.state();
-        let mut image = Image { bytes: state.settled(at), dirty: state.dirty(at), zeroed: false };
+        let low = state.low(at);
+        let mut image = Image { bytes: state.settled(&low, at), dirty: state.dirty(&low, at), zeroed: false };
         for (i, d) in image.dirty.iter_mut().enumerate() {
             d.has = if bits >> i & 1 == 1 { d.high } else { d.low };
             for &store in &state.sectors[d.sector][d.low..d.has] {
@@ -432,22 +431,35 @@ impl State {
         self.fail = None;
     }
 
+    fn synced_before(&self, at: u64) -> u64 {
+        if !self.lost.is_empty() {
+            return self.floor;
+        }
+        let all = self.syncs.iter().filter(|s| s.end < at && self.has_all_pages(s));
+        all.map(|s| s.begin).max().unwrap_or(0).max(self.floor)
+    }
+
+    fn has_all_pages(&self, sync: &Synced) -> bool {
+        sync.sectors.start <= self.pages && sync.sectors.end == self.sectors.len()
+    }
+
     /// For each sector, the position up to which it is on the disk when the power goes at `at`.
     fn low(&self, at: u64) -> Vec<u64> {
         let mut low = vec![0; self.sectors.len()];
-        let mut all = 0;
+        let mut pages = 0;
         for sync in self.syncs.iter().filter(|s| s.end < at) {
-            if sync.sectors.len() == low.len() && self.lost.is_empty() {
-                all = all.max(sync.begin);
-                continue;
+            let mut sectors = sync.sectors.clone();
+            if self.lost.is_empty() && self.has_all_pages(sync) {
+                pages = pages.max(sync.begin);
+                sectors.end = self.pages;
             }
-            for sector in sync.sectors.clone() {
-                if self.wrote(sector * SECTOR / BLOCK, sync.begin) {
+            for sector in sectors {
+                if self.lost.is_empty() || self.wrote(sector * SECTOR / BLOCK, sync.begin) {
                     low[sector] = low[sector].max(sync.begin);
                 }
             }
         }
-        low.iter_mut().for_each(|l| *l = all.max(*l));
+        low[self.pages..].iter_mut().for_each(|l| *l = pages.max(*l));
         low
     }
 
@@ -460,8 +472,7 @@ impl State {
         sectors.iter().flatten().any(|s| s.seq >= given_up && s.seq < begin)
     }
 
-    fn dirty(&self, at: u64) -> Vec<Dirty> {
-        let low = self.low(at);
+    fn dirty(&self, low: &[u64], at: u64) -> Vec<Dirty> {
         let sectors = self.sectors.iter().enumerate().filter(|(_, stores)| !stores.is_empty());
         let dirty = sectors.map(|(sector, stores)| {
             let high = stores.partition_point(|s| s.seq < at);
@@ -472,12 +483,8 @@ impl State {
     }
 
     /// What is on the disk for certain.
-    fn settled(&self, at: u64) -> Vec<u8> {
+    fn settled(&self, low: &[u64], at: u64) -> Vec<u8> {
         let mut bytes = self.base.clone();
-        if self.syncs.iter().all(|s| s.end >= at) {
-            return bytes;
-        }
-        let low = self.low(at);
         for (sector, stores) in self.sectors.iter().enumerate() {
             stores.iter().take_while(|s| s.seq < low[sector] && s.seq < at).for_each(|&s| apply(&mut bytes, sector, s));
         }
