@@ -189,15 +189,15 @@ impl Header {
     pub fn write(&mut self, mem: Memory<'_>, sync: impl Fn(Range<usize>) -> io::Result<()>) -> io::Result<()> {
         self.sequence += 1;
         // Relaxed: read only by who opens the file later, under the same lock.
-        let copy =
-            |n: usize| -> [u64; BLOCK] { std::array::from_fn(|i| mem.control[n * BLOCK + i].load(Ordering::Relaxed)) };
+        let word = |copy: usize, i: usize| &mem.control[copy * BLOCK + i];
+        let copy = |n: usize| -> [u64; BLOCK] { std::array::from_fn(|i| word(n, i).load(Ordering::Relaxed)) };
         let (zero, one) = (copy(0), copy(1));
-        let last = if counting([&zero, &one]).is_some_and(|counts| counts == &one) { 1 } else { 0 };
+        let last = usize::from(counting([&zero, &one]) == Some(&one));
         [1 - last, last].into_iter().try_for_each(|copy| {
-            for (to, word) in mem.control[copy * BLOCK..][..BLOCK].iter().zip(self.words()) {
-                to.store(word, Ordering::Relaxed);
-            }
-            sync(copy * BLOCK * 8..(copy + 1) * BLOCK * 8)
+            self.words().into_iter().enumerate().for_each(|(i, value)| word(copy, i).store(value, Ordering::Relaxed));
+            let synced = sync(copy * BLOCK * 8..(copy + 1) * BLOCK * 8);
+            // What is not known to be on disk does not count, and is written first the next time.
+            synced.inspect_err(|_| word(copy, BLOCK - 1).store(0, Ordering::Relaxed))
         })
     }
 }
