@@ -4,37 +4,12 @@
 #
 #   loom-tests/mutants.sh           all of them, about two minutes on two cores
 #   loom-tests/mutants.sh WORD      those whose model or description contains WORD
-#
-# A breakage is an exact replacement in a file of src/. The text to be replaced must be there exactly
-# once: if the code has changed, this script stops, so that it cannot go on testing nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-root=$PWD
-only=${1:-}
-work=$root/target/mutants
-began=$SECONDS
-
-mkdir -p "$work"
-exec 9>"$work/lock"
-flock -n 9 || { echo "another mutants.sh is running here" >&2; exit 2; }
-
-# Always the same folder, so that cargo rebuilds only what was changed.
-rm -rf "$work/clean" "$work/repo"
-mkdir -p "$work/clean"
-git ls-files -z --cached --others --exclude-standard |
-    while IFS= read -r -d '' file; do [ -f "$file" ] && printf '%s\0' "$file"; done |
-    xargs -0 cp --parents -t "$work/clean"
-cp -r "$work/clean" "$work/repo"
-
-# LOOM_MAX_DURATION: a mutant that is not found in this time has survived.
-export CARGO_TARGET_DIR=$work/target CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_INCREMENTAL=true \
-    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-unset RUST_BACKTRACE LOOM_MAX_PREEMPTIONS LOOM_MAX_BRANCHES LOOM_MAX_PERMUTATIONS LOOM_CHECKPOINT_FILE
-
-stop() {
-    echo "$*" >&2
-    exit 2
-}
+. .ci/mutants.bash
+prepare mutants
+export CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_INCREMENTAL=true CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+unset LOOM_MAX_PREEMPTIONS LOOM_MAX_BRANCHES LOOM_MAX_PERMUTATIONS LOOM_CHECKPOINT_FILE
 
 # Builds the models of the copy; says where they are.
 build() {
@@ -44,47 +19,23 @@ build() {
     [ -x "$models" ] || stop "cargo does not say where the models are"
 }
 
-ran=0 survived=0
+# LOOM_MAX_DURATION: a mutant that is not found in this time has survived.
+run() {
+    LOOM_MAX_DURATION=25 timeout 40 "$models" --exact "protocols::$1"
+}
 
-# mutant MODEL WHAT FILE OLD NEW [FILE OLD NEW]...
-mutant() {
-    local model=$1 what=$2 status=0 result
-    shift 2
-    [[ "$model $what" == *"$only"* ]] || return 0
-    python3 - "$work" "$@" <<'PY' || stop "cannot break: $what"
-import sys
-work, edits = sys.argv[1], sys.argv[2:]
-texts = {}
-for file, old, new in zip(edits[::3], edits[1::3], edits[2::3], strict=True):
-    text = texts.get(file) or open(f"{work}/clean/src/{file}").read()
-    if text.count(old) != 1:
-        sys.exit(f"src/{file} has this {text.count(old)} times instead of once:\n{old}")
-    texts[file] = text.replace(old, new)
-for file, text in texts.items():
-    open(f"{work}/repo/src/{file}", "w").write(text)
-PY
-    build "$what"
-    # In a shell of its own, which keeps the word that it aborted to itself.
-    (LOOM_MAX_DURATION=25 timeout 40 "$models" --exact "protocols::$model"; exit $?) >"$work/run.log" 2>&1 || status=$?
-    grep -q '^running 1 test$' "$work/run.log" || stop "there is no model $model"
-    if [ "$status" = 0 ]; then
-        result=SURVIVED
-    elif [ "$status" = 124 ]; then
-        result='SURVIVED (timed out)'
+verdict() {
+    if [ "$1" = 0 ]; then
+        echo SURVIVED
+    elif [ "$1" = 124 ]; then
+        echo 'SURVIVED (timed out)'
     elif grep -q 'exceeded maximum number of branches' "$work/run.log"; then
-        result='SURVIVED (loom gave up)'
+        echo 'SURVIVED (loom gave up)'
     elif grep -q 'panicked at' "$work/run.log"; then
-        result=caught
+        echo caught
     else
-        result="SURVIVED (status $status)"
+        echo "SURVIVED (status $1)"
     fi
-    printf '%-9s %-45s %s\n' "$result" "$model" "$what"
-    ran=$((ran + 1))
-    [ "$result" = caught ] || survived=$((survived + 1))
-    local i
-    for ((i = 1; i <= $#; i += 3)); do
-        cp "$work/clean/src/${!i}" "$work/repo/src/${!i}"
-    done
 }
 
 # A model that fails anyway would catch everything.
@@ -232,5 +183,4 @@ mutant what_is_gone_is_counted_once 'a claim is counted by everybody who helps' 
 mutant what_is_gone_is_counted_once 'a claim is counted when the cell has left it' \
     cells.rs 'while seen >> 32 != word.epoch() && self.load() == word {' 'while seen >> 32 != word.epoch() {'
 
-echo "$ran mutants, $survived survived, $((SECONDS - began)) s"
-[ "$ran" -gt 0 ] && [ "$survived" = 0 ]
+conclude
