@@ -201,6 +201,11 @@ impl<'a> ClaimCell<'a> {
         self.word().compare_exchange(from.0, to.0, SeqCst, Acquire).is_ok()
     }
 
+    /// Whether nobody ever used it.
+    pub fn is_new(self) -> bool {
+        self.line.iter().all(|word| word.load(Acquire) == 0)
+    }
+
     /// FREE -> TAKEN, by `owner`.
     #[inline]
     pub fn take(self, owner: usize, kind: Kind) -> Option<ClaimWord> {
@@ -317,7 +322,7 @@ impl<'a> ClaimCell<'a> {
         let counter = &self.line[COUNTERS + what.index()];
         let mut seen = counter.load(Acquire); // ORDER[count] Acquire: the counter before the cell
         while seen >> 32 != word.epoch() && self.load() == word {
-            let n = (seen + 1) & u64::from(u32::MAX);
+            let n = seen.wrapping_add(1) & u64::from(u32::MAX);
             // ORDER[count] Release: counted before the cell leaves the claim.
             match counter.compare_exchange(seen, word.epoch() << 32 | n, AcqRel, Acquire) {
                 Ok(_) => return,

@@ -261,7 +261,7 @@ impl Channel {
             free_pages: ring.mem.layout.geometry.max_pages.saturating_sub(pages),
             page_turns: ring.mem.page_turns().load(Relaxed),
             opens: OpenId::all(ring.mem).count(),
-            handles: OpenId::all(ring.mem).map(|id| id.handles(ring.mem).load(Relaxed)).sum(),
+            handles: OpenId::all(ring.mem).map(|id| id.handles(ring.mem).load(Relaxed)).fold(0, u64::saturating_add),
             closed: self.is_closed(),
             syncs: ring.mem.syncs()[0].load(Relaxed),
             sync_time: Duration::from_micros(ring.mem.syncs()[1].load(Relaxed)),

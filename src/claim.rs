@@ -159,8 +159,10 @@ impl<'a> Group<'a> {
                         if !self.is_current() {
                             return Err(Nothing::Removed);
                         }
-                        self.leave_lost_page(ring, hand);
-                        continue;
+                        if self.leave_lost_page(ring, hand) {
+                            continue;
+                        }
+                        return Err(Nothing::Empty);
                     }
                     Step::NoCell => return Err(Nothing::NoCell),
                     Step::Removed => return Err(Nothing::Removed),
@@ -328,7 +330,8 @@ impl<'a> Group<'a> {
         index < count && page.number() == number && ring.judge(number, index)
     }
 
-    fn leave_lost_page(&self, ring: &Ring<'a>, hand: &mut Hand) {
+    /// False if there is no other page: then a damaged file says that the newest was lost.
+    fn leave_lost_page(&self, ring: &Ring<'a>, hand: &mut Hand) -> bool {
         // Whoever closed the cursor is counting what the group lost: help, so that this receiver
         // hears of it before it goes on.
         if self.in_page(hand.page).0.number() == hand.page {
@@ -338,7 +341,8 @@ impl<'a> Group<'a> {
             Next::Page(next) => next,
             Next::None | Next::Gone => ring.tail().page,
         };
-        hand.page = next.max(self.start().page());
+        let next = next.max(self.start().page());
+        std::mem::replace(&mut hand.page, next) != next
     }
 
     /// Whether a message was given back by one who died before it could say so.

@@ -18,9 +18,10 @@ use crate::OpenError;
 use crate::clean;
 use crate::create::create;
 use crate::fork::{self, Unshared};
+use crate::found;
 use crate::group::Group;
 use crate::header::Header;
-use crate::inspect::{self, examine};
+use crate::inspect::examine;
 use crate::layout::{MAX_PAGE_NUMBER, PAGE_LIMIT_STEP};
 use crate::map::{Access, Map};
 use crate::memory::Memory;
@@ -110,7 +111,7 @@ impl OpenFile {
         loop {
             if options.create != Create::CreateNew {
                 match open_file(path, OFlags::RDWR) {
-                    Ok(file) => return Self::open_existing(options, path, file),
+                    Ok(file) => return Self::open_existing(options, path, file, false),
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {
                         if options.create == Create::OpenExisting {
                             return Err(OpenError::NotFound { path: path.into() });
@@ -120,7 +121,7 @@ impl OpenFile {
                 }
             }
             match create(options, path)? {
-                Some(file) => return Self::open_existing(options, path, file),
+                Some(file) => return Self::open_existing(options, path, file, true),
                 None if options.create == Create::CreateNew => {
                     return Err(OpenError::AlreadyExists { path: path.into() });
                 }
@@ -129,7 +130,7 @@ impl OpenFile {
         }
     }
 
-    fn open_existing(options: &Options, path: &Path, file: Unshared) -> Result<Self, OpenError> {
+    fn open_existing(options: &Options, path: &Path, file: Unshared, is_new: bool) -> Result<Self, OpenError> {
         let forks = fork::count();
         let (meta, layout) = examine(options, path, &file)?;
         wait_for_lock(&file, LOCK_PATIENCE)
@@ -141,12 +142,12 @@ impl OpenFile {
         let header = Mutex::new(header);
         let (id, path, recovered) = (NOBODY, path.to_owned(), None);
         let mut open = Self { map, id, path, read_only: false, recovered, header, file, forks };
-        open.make_usable((boot_id(&open.path)?, meta.dev(), meta.ino()), options)?;
+        let alone = open.make_usable((boot_id(&open.path)?, meta.dev(), meta.ino()), options)?;
         let path = &*open.path;
         // First: they may have every entry.
         let freed = open.free_the_dead();
-        if OpenId::all(open.memory()).next().is_none() {
-            OpenId::forget_all(open.memory());
+        if alone && !is_new {
+            found::settle(&open.ring());
         }
         open.id = attach(path, &open.file, open.memory())?;
         sys::unlock(&open.file, LockByte::OpenLock).map_err(failed(path, "unlock it"))?;
@@ -154,8 +155,8 @@ impl OpenFile {
         Ok(open)
     }
 
-    /// Makes the file one that is in use here: recovers it, if it must be.
-    fn make_usable(&mut self, here: ([u64; 2], u64, u64), options: &Options) -> Result<(), OpenError> {
+    /// Makes the file one that is in use here: recovers it, if it must be. Whether nobody else has it open.
+    fn make_usable(&mut self, here: ([u64; 2], u64, u64), options: &Options) -> Result<bool, OpenError> {
         let path = &*self.path;
         let header = self.header.get_mut().unwrap_or_else(|e| e.into_inner());
         let write = |header: &mut Header| {
@@ -203,7 +204,7 @@ impl OpenFile {
         let mem = self.map.memory();
         mem.page_limit().fetch_max(header.page_limit, AcqRel);
         mem.era().fetch_max(header.era, AcqRel);
-        Ok(())
+        Ok(!in_use)
     }
 
     /// Opens the channel without storing anything.
@@ -471,7 +472,7 @@ fn what_is_wrong(mem: Memory<'_>, header: &Header, here: ([u64; 2], u64, u64), i
     if !header.clean && !coherent {
         return Some(Cause::Unclean);
     }
-    let sound = || (!header.clean || never_opened || clean::is_sound(mem, header.check)) && inspect::fits(mem);
+    let sound = || (!header.clean || never_opened || clean::is_sound(mem, header.check)) && found::fits(mem);
     (!in_use && !sound()).then_some(Cause::Damaged)
 }
 

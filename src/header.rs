@@ -187,7 +187,7 @@ impl Header {
     /// counts until then, so that there always is one that counts, and it is the last or the one before.
     /// Under the open lock; `sync` brings a range of bytes of the file to the disk.
     pub fn write(&mut self, mem: Memory<'_>, sync: impl Fn(Range<usize>) -> io::Result<()>) -> io::Result<()> {
-        self.sequence += 1;
+        self.sequence = self.sequence.wrapping_add(1); // a file can say any
         // Relaxed: read only by who opens the file later, under the same lock.
         let word = |copy: usize, i: usize| &mem.control[copy * BLOCK + i];
         let copy = |n: usize| -> [u64; BLOCK] { std::array::from_fn(|i| word(n, i).load(Ordering::Relaxed)) };

@@ -1,21 +1,17 @@
-//! What is looked at before a file is trusted: where it lies, its size, its header, and the words that
-//! everything hangs on.
+//! What is looked at before a file is mapped: where it lies, its size, and its header.
 //!
 //! **Invariant.** Every number that comes from a file is checked before it is used: those of the header
-//! here, and with [`Layout::new`]; the numbers of pages here, or made anew by `recovery.rs`; the fields of
-//! words, which can say anything, where they are used.
+//! here, and with [`Layout::new`]; what users of the channel would have left otherwise in `found.rs`, or it
+//! is made anew by `recovery.rs`; the fields of words that can say anything, where they are used.
 #![forbid(unsafe_code)]
 
 use crate::OpenError;
 use crate::file::failed;
 use crate::header::Header;
-use crate::layout::{Geometry, Head, Layout, PageState, Tail};
-use crate::memory::Memory;
+use crate::layout::{Geometry, Layout};
 use crate::options::{self, Options};
-use crate::page::Page;
 use std::fs::{File, Metadata};
 use std::path::Path;
-use std::sync::atomic::Ordering::Acquire;
 
 const EXT4: u64 = 0xef53;
 const XFS: u64 = 0x5846_5342;
@@ -71,38 +67,4 @@ fn check(options: &Options, path: &Path, header: &Header, found: u64) -> Result<
         return Err(OpenError::CutShort { path: path.into(), found, expected });
     }
     Ok(layout)
-}
-
-/// Whether head, tail, and the numbers and cursors of the pages fit together. Nobody else has the file open.
-pub fn fits(mem: Memory<'_>) -> bool {
-    let layout = mem.layout;
-    let head = Head::of(mem.head().load(Acquire)).page;
-    let tail = Tail::of(mem.tail().load(Acquire)).page;
-    // From the tail, place by place, to the head.
-    let mut live = vec![false; layout.geometry.max_pages];
-    let mut number = tail;
-    loop {
-        let seen = Page::new(mem, layout.place(number)).number();
-        if seen < number || seen > head || layout.place(seen) != layout.place(number) || live[layout.place(seen)] {
-            return false;
-        }
-        live[layout.place(seen)] = true;
-        if seen == head {
-            break;
-        }
-        number = seen + 1;
-    }
-    let following = (head + 1).max(mem.era().load(Acquire));
-    (0..layout.geometry.max_pages).all(|place| {
-        let page = Page::new(mem, place);
-        let (number, cursor) = (page.number(), page.cursor());
-        let next = layout.first_at(following, place);
-        let is = |state, page| cursor.state == state && cursor.lap == layout.cursor_lap(page);
-        match number {
-            n if live[place] => n == head && cursor.lap == layout.cursor_lap(n) || is(PageState::Sealed, n),
-            n if n == next => is(PageState::Prepared, n),
-            // Being turned when its last user died.
-            n => n < tail && layout.place(n) == place && (is(PageState::Sealed, n) || is(PageState::Prepared, next)),
-        }
-    })
 }

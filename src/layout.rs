@@ -129,11 +129,16 @@ pub struct Layout {
     unit_bits: u32,
     count_bits: u32,
     lap_bits: u32,
-    pub(crate) opens: usize,
-    pub(crate) op_cells: usize,
-    pub(crate) group_lines: usize,
-    pub(crate) group_entries: usize,
-    pub(crate) claim_cells: usize,
+    /// Where this begins in the control part.
+    pub opens: usize,
+    /// Where this begins in the control part.
+    pub op_cells: usize,
+    /// Where this begins in the control part.
+    pub group_lines: usize,
+    /// Where this begins in the control part.
+    pub group_entries: usize,
+    /// Where this begins in the control part.
+    pub claim_cells: usize,
     group_stride: usize,
     slot_table: usize,
     data: usize,

@@ -90,7 +90,7 @@
 //! who has the file open, `fork` what a child does not have; `wait` is sleeping and waking. Each begins
 //! with its invariants, and they work on references to atomics: the models in `loom-tests` run the same
 //! functions. Unsafe code is in `page`, `map` and `sys` alone.
-#![cfg_attr(disk_chan_loom, allow(dead_code, missing_docs))]
+#![cfg_attr(any(disk_chan_loom, fuzzing), allow(dead_code, missing_docs))]
 
 #[cfg(not(disk_chan_loom))]
 mod channel;
@@ -129,17 +129,18 @@ mod sys;
 
 macro_rules! protocols {
     ($($vis:vis mod $name:ident;)*) => {$(
-        #[cfg(disk_chan_loom)]
+        #[cfg(any(disk_chan_loom, fuzzing))]
         pub mod $name;
-        #[cfg(not(disk_chan_loom))]
+        #[cfg(not(any(disk_chan_loom, fuzzing)))]
         mod $name;
     )*};
 }
-// What models check: public to them.
+// What models and fuzz targets work on: public to them.
 protocols! {
     mod cells;
     mod claim;
     mod clean;
+    mod found;
     mod group;
     mod layout;
     mod lifecycle;

@@ -176,7 +176,7 @@ impl<'a> Group<'a> {
             }
             // ORDER[fold] Another word than any before, so that a fold that has not seen the new
             // start fails.
-            let lost = total(lagged + 1);
+            let lost = total(lagged.wrapping_add(1));
             let before = counted(first.page().wrapping_sub(1), lost);
             if counters[LAGGED].compare_exchange(lagged, before, AcqRel, Relaxed).is_err() {
                 continue;
@@ -252,7 +252,7 @@ impl<'a> Group<'a> {
             for at in mem.layout.group_words(number) {
                 // Nobody works with this number: no group has it. Another value each time, without the tag
                 // of any group, so that a swap from before fails.
-                page.word(at).store(instance, SeqCst);
+                page.word(at).store(instance & u64::from(u32::MAX), SeqCst);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! File to memory: the mapping that an open works on, and the heap twin that models use.
+//! File to memory: the mapping that an open works on, and the heap twin that models and fuzz targets use.
 
 use crate::layout::Layout;
 use crate::memory::{Memory, Parts};
@@ -110,7 +110,7 @@ fn halves(map: &memmap2::MmapRaw, from: usize, count: usize) -> &'static [Atomic
 }
 
 /// The same words on the heap.
-#[cfg(disk_chan_loom)]
+#[cfg(any(disk_chan_loom, fuzzing))]
 #[derive(Debug)]
 pub struct Heap {
     /// As in `Map`: as long as what they refer to, which follows.
@@ -118,7 +118,7 @@ pub struct Heap {
     _owned: (Box<Layout>, Vec<AtomicU64>, Vec<AtomicU32>, Vec<AtomicU64>),
 }
 
-#[cfg(disk_chan_loom)]
+#[cfg(any(disk_chan_loom, fuzzing))]
 impl Heap {
     /// A new channel whose first page is `first_page`.
     pub fn new(layout: Layout, first_page: u64) -> Self {

@@ -282,6 +282,11 @@ impl<'a> Page<'a> {
             && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3]
     }
 
+    /// Where a record at a word of the record area ends, if it can lie there.
+    pub fn record_end(&self, at: usize) -> Option<usize> {
+        self.header(at).map(|(_, len)| at + record_words(len))
+    }
+
     /// Looks whether a record lies at a word of the record area, whichever it is: its offset and its
     /// words. Nobody else has the file open; `copy` is only room to work in.
     pub fn find(&self, uuid: [u64; 2], at: usize, copy: &mut Vec<u8>) -> Option<(crate::Offset, usize)> {

@@ -45,10 +45,20 @@ impl<'a> Group<'a> {
 
     /// Cleans the cells of a dead open, or of one's own that ends. True if there were any.
     pub fn reap(self, open: OpenId) -> bool {
+        // ORDER[open entry] A cell was read before the entry, and before the group's state.
+        self.reap_if(|word| word.owner() == open.index && open.is_entered(self.mem) && self.is_here())
+    }
+
+    /// Cleans all cells: nobody has the file open.
+    pub fn reap_all(self) -> bool {
+        self.reap_if(|_| true)
+    }
+
+    fn reap_if(self, over: impl Fn(ClaimWord) -> bool) -> bool {
         self.settle();
         let (mut changed, mut back) = (false, false);
         for (number, cell) in self.cells().enumerate() {
-            if let Some(left) = self.reap_cell(open, number, cell) {
+            if let Some(left) = self.reap_cell(&over, number, cell) {
                 changed = true;
                 back |= left == ClaimState::Returned;
             }
@@ -59,12 +69,16 @@ impl<'a> Group<'a> {
         changed
     }
 
-    /// What a cell of that open has become; nothing if it was not its.
-    fn reap_cell(self, open: OpenId, number: usize, cell: ClaimCell<'a>) -> Option<ClaimState> {
+    /// What a cell has become; nothing if it is not `over`.
+    fn reap_cell(
+        self,
+        over: impl Fn(ClaimWord) -> bool,
+        number: usize,
+        cell: ClaimCell<'a>,
+    ) -> Option<ClaimState> {
         loop {
             let Some((word, offset)) = cell.read() else { continue };
-            // ORDER[open entry] The cell was read before the entry, and before the group's state.
-            if word.owner() != open.index || !open.is_entered(self.mem) || !self.is_here() {
+            if !over(word) {
                 return None;
             }
             let offset = Offset::from_u64(offset);

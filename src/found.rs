@@ -1,0 +1,214 @@
+//! What is found in a file that nobody has open: whether a channel can have been left so, and what its
+//! last users left undone.
+//!
+//! **Invariants.**
+//! - Every number that the protocols use without looking, because no user of a channel could have left
+//!   another there, is looked at here, before the first use. What does not [fit](fits) is recovered; what
+//!   the dead leave, at any instruction, fits.
+//! - Nobody is alive, so what is said of the living is forgotten, whoever says it: entries of opens, op
+//!   cells, sleepers. A claim becomes a message given back if there is such a message, that the group has
+//!   been given and is not done with, in one cell only; else nothing.
+//! - No word of a table is of a lap to come, nor of this lap beyond what was sent: it would come true when
+//!   a page is opened or written.
+//! - No payload is read. See [`settle`].
+#![forbid(unsafe_code)]
+
+use crate::cells::ClaimState;
+use crate::group::{AT, Group};
+use crate::layout::{Acks, Head, Layout, MAX_PAGE_NUMBER, PageState, Slot, SlotState, Tail};
+use crate::memory::Memory;
+use crate::opens::OpenId;
+use crate::page::Page;
+use crate::ring::Ring;
+use crate::sync::Ordering;
+use crate::{Offset, Overflow};
+use Ordering::{Acquire, Relaxed};
+use std::collections::BTreeSet;
+
+/// Whether everything fits together that the protocols rely on. Nothing is stored.
+pub fn fits(mem: Memory<'_>) -> bool {
+    pages_fit(mem) && Group::all(mem).all(|group| group.fits())
+}
+
+/// Whether head, tail, era, and the numbers and cursors of the pages fit together.
+fn pages_fit(mem: Memory<'_>) -> bool {
+    let layout = mem.layout;
+    let head = Head::of(mem.head().load(Acquire)).page;
+    let tail = Tail::of(mem.tail().load(Acquire)).page;
+    // From the tail, place by place, to the head.
+    let mut live = vec![false; layout.geometry.max_pages];
+    let mut number = tail;
+    loop {
+        let seen = Page::new(mem, layout.place(number)).number();
+        let jumps = number == tail && seen != tail;
+        if seen < number || seen > head || jumps || layout.place(seen) != layout.place(number) {
+            return false;
+        }
+        if std::mem::replace(&mut live[layout.place(seen)], true) {
+            return false;
+        }
+        if seen == head {
+            break;
+        }
+        number = seen + 1;
+    }
+    let following = following(mem);
+    if following > MAX_PAGE_NUMBER + 1 {
+        return false;
+    }
+    (0..layout.geometry.max_pages).all(|place| {
+        let page = Page::new(mem, place);
+        let (number, cursor) = (page.number(), page.cursor());
+        let next = layout.first_at(following, place);
+        let is = |state, page| cursor.state == state && cursor.lap == layout.cursor_lap(page);
+        match number {
+            n if live[place] => n == head && cursor.lap == layout.cursor_lap(n) || is(PageState::Sealed, n),
+            n if n == next => is(PageState::Prepared, n),
+            // Being turned when its last user died.
+            n => n < tail && layout.place(n) == place && (is(PageState::Sealed, n) || is(PageState::Prepared, next)),
+        }
+    })
+}
+
+/// The number that comes up after the head's.
+fn following(mem: Memory<'_>) -> u64 {
+    let head = Head::of(mem.head().load(Acquire)).page;
+    (head + 1).max(mem.era().load(Acquire))
+}
+
+/// The numbers of the live pages, in no order; the pages fit together.
+fn live_pages(mem: Memory<'_>) -> impl Iterator<Item = u64> {
+    let head = Head::of(mem.head().load(Acquire)).page;
+    let tail = Tail::of(mem.tail().load(Acquire)).page;
+    let numbers = (0..mem.layout.geometry.max_pages).map(move |place| Page::new(mem, place).number());
+    numbers.filter(move |number| (tail..=head).contains(number))
+}
+
+/// Forgets the living, and makes what they held messages given back. Under the open lock; nobody else
+/// has the file open, and what was found [`fits`].
+pub fn settle(ring: &Ring<'_>) {
+    let mem = ring.mem;
+    OpenId::forget_all(mem);
+    mem.page_limit().fetch_min(MAX_PAGE_NUMBER + 1, Relaxed);
+    let end = ring.end().max(Offset::new(mem.era().load(Relaxed), 0));
+    mem.durable_end().fetch_min(end.as_u64(), Relaxed);
+    for place in 0..mem.layout.geometry.max_pages {
+        settle_tables(ring, place);
+    }
+    for number in 0..mem.layout.geometry.max_groups {
+        Group::any(mem, number).settle_found(ring);
+    }
+}
+
+/// Takes out of the tables of a page what no user of the channel can have left there.
+fn settle_tables(ring: &Ring<'_>, place: usize) {
+    let (mem, layout) = (ring.mem, ring.mem.layout);
+    let page = Page::new(mem, place);
+    let (number, cursor) = (page.number(), page.cursor());
+    // Places that were given out; of a page that comes up none, and one that is being turned is over.
+    let head = ring.head().page;
+    let sent = if number > head { 0 } else { cursor.count.min(layout.slots) };
+    let lap = layout.slot_tag(number);
+    let clear = |at: usize, keep: bool| {
+        let word = page.word(at);
+        if !keep && word.load(Relaxed) != 0 {
+            word.store(0, Relaxed);
+        }
+    };
+    for (index, at) in layout.slot_words().enumerate() {
+        let tag = Slot::tag(page.word(at).load(Relaxed));
+        let earlier = (1..1 << 31).contains(&lap.wrapping_sub(tag));
+        clear(at, earlier || tag == lap && index < sent);
+        // Where it can still be written a record ends before what was given out.
+        if number == head
+            && let SlotState::Committed(at) = page.slot(number, index)
+            && page.record_end(at).is_none_or(|end| end > cursor.units)
+        {
+            page.word(Layout::PAGE_DAMAGE_SEEN).store(number + 1, Relaxed);
+            page.settle(number, index, SlotState::Damaged);
+        }
+    }
+    for group in (0..layout.geometry.max_groups).map(|group| Group::any(mem, group)) {
+        let newest = group.tag(number) as u8;
+        for at in std::iter::once(layout.group_cursor_at(group.number())).chain(layout.ack_words(group.number())) {
+            let word = page.word(at).load(Relaxed);
+            let (tag, generation) = ((word >> 40) as u32, (word >> 32) as u8);
+            let of_this_lap = tag == lap & 0xff_ffff && number <= head && generation <= newest;
+            clear(at, Layout::is_later_lap(lap, tag) || of_this_lap);
+        }
+        // What is still to be sent is not done.
+        for chunk in (sent / 32 * 32..layout.slots).step_by(32) {
+            let (word, _) = group.ack_word(&page, chunk);
+            let seen = word.load(Relaxed);
+            let known = (1u64 << sent.saturating_sub(chunk).min(32)) - 1;
+            let bits = Acks::of(seen, group.tag(number));
+            if number <= head && u64::from(bits) & !known != 0 {
+                word.store(Acks::word(group.tag(number), bits & known as u32), Relaxed);
+            }
+        }
+    }
+}
+
+impl<'a> Group<'a> {
+    /// Whether its start and its cursors are of live pages, and not beyond what was sent.
+    fn fits(self) -> bool {
+        let (start, following) = (self.start(), Offset::new(following(self.mem), 0));
+        let head = Head::of(self.mem.head().load(Acquire)).page;
+        let tail = Tail::of(self.mem.tail().load(Acquire)).page;
+        // Only the oldest page is taken away, and not while it is the newest, too.
+        let drop_oldest = self.mem.layout.geometry.overflow == Overflow::DropOldest;
+        let may_be_lost = |number| drop_oldest && number == tail && number < head;
+        let fits = |number: u64| {
+            let (page, word) = self.in_page(number);
+            let cursor = self.cursor(number, word.load(Acquire));
+            cursor.index <= self.places(&page) && (!cursor.closed || may_be_lost(number))
+        };
+        // Behind the newest message, where a recovery found less than there was.
+        (start.page() <= head || start <= following)
+            && live_pages(self.mem).filter(|&number| number >= start.page()).all(fits)
+    }
+
+    /// Places given out in a page.
+    fn places(&self, page: &Page<'_>) -> usize {
+        page.cursor().count.min(self.mem.layout.slots)
+    }
+
+    fn settle_found(self, ring: &Ring<'a>) {
+        let cells = (0..self.mem.layout.geometry.max_held).map(|cell| self.cell(cell));
+        if self.is_removed() {
+            for cell in cells.filter(|cell| cell.load().state() != ClaimState::Free) {
+                cell.free(cell.load());
+            }
+            return;
+        }
+        let unused = cells.rev().take_while(|cell| cell.is_new()).count();
+        self.cells_used().store((self.mem.layout.geometry.max_held - unused) as u64, Relaxed);
+        self.starved().store(0, Relaxed);
+        let tail = ring.tail().page;
+        self.live()[AT].store(self.hint(tail.max(self.start().page())), Relaxed);
+        self.reap_all();
+        let mut seen = BTreeSet::new();
+        for cell in self.cells() {
+            if let Some((word, offset)) = cell.read()
+                && word.state() != ClaimState::Free
+                && !(word.state() == ClaimState::Returned
+                    && Offset::from_u64(offset).page() >= tail
+                    && self.was_given(Offset::from_u64(offset))
+                    && seen.insert(offset))
+            {
+                cell.free(word);
+            }
+        }
+    }
+
+    /// Whether the group was given this message of a live page, and is not done with it.
+    fn was_given(&self, offset: Offset) -> bool {
+        let (number, index) = (offset.page(), offset.index() as usize);
+        let (page, word) = self.in_page(number);
+        page.number() == number
+            && self.start() <= offset
+            && index < self.cursor(number, word.load(Acquire)).index
+            && matches!(page.slot(number, index), SlotState::Committed(_))
+            && !self.is_done(number, index)
+    }
+}
