@@ -182,6 +182,10 @@ impl OpenFile {
             }
             let began = Instant::now();
             tracing::info!(path = %path.display(), ?cause, "recovering");
+            if cause == Cause::Poisoned {
+                recovery::write_again(self.map.memory());
+                sync(&self.file, &self.map).map_err(failed(path, "sync it"))?;
+            }
             let survey = recovery::survey(self.map.memory(), cause, known, |at| options.report_progress(path, at));
             let recovered = survey.apply(self.map.memory());
             let what = |what: &str| OpenError::Damaged { path: path.into(), what: what.into() };

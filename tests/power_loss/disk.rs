@@ -254,6 +254,11 @@ impl Disk {
         self.state().fail = Some((syncs, error, rng));
     }
 
+    /// No sync fails from now on.
+    pub fn fail_no_more(&self) {
+        self.state().fail = None;
+    }
+
     /// Where the last sync of all pages began that had ended at `at`: what was stored there before is there.
     pub fn synced_before(&self, at: u64) -> u64 {
         self.state().synced_before(at)
