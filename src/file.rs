@@ -203,6 +203,8 @@ impl OpenFile {
             // Before anything else is stored.
             mark(header, here);
             write(header)?;
+            // Of a first open whose header could not be written.
+            self.map.memory().poison().store(0, Relaxed);
         }
         let mem = self.map.memory();
         mem.page_limit().fetch_max(header.page_limit, AcqRel);

@@ -202,7 +202,7 @@ impl Disk {
             }
             Err(_) => {
                 state.failed += 1;
-                state.give_up(blocks, end);
+                state.give_up(end);
             }
         }
         state.flights.retain(|f| f.ticket != begin);
@@ -421,14 +421,15 @@ impl State {
         }
     }
 
-    /// Some blocks that were to be written never will be.
-    fn give_up(&mut self, blocks: Range<usize>, at: u64) {
+    /// Some blocks that were to be written never will be: of the whole file, as what could not be written in
+    /// the background is told by the next sync, of whatever.
+    fn give_up(&mut self, at: u64) {
         let mut rng = Rng(at);
         if let Some((_, _, own)) = &mut self.fail {
             rng = own.clone();
             own.next();
         }
-        for block in blocks {
+        for block in 0..self.base.len() / BLOCK {
             if rng.percent(60) {
                 self.lost.push((block, at));
             }
