@@ -183,6 +183,10 @@ impl OpenFile {
             }
             let began = Instant::now();
             tracing::info!(path = %path.display(), ?cause, "recovering");
+            if cause == Cause::Poisoned {
+                recovery::write_again(self.map.memory());
+                sync(&self.file, &self.map).map_err(failed(path, "sync it"))?;
+            }
             let survey = recovery::survey(self.map.memory(), cause, known, |at| options.report_progress(path, at));
             let recovered = survey.apply(self.map.memory());
             let what = |what: &str| OpenError::Damaged { path: path.into(), what: what.into() };
@@ -200,6 +204,8 @@ impl OpenFile {
             // Before anything else is stored.
             mark(header, here);
             write(header)?;
+            // Of a first open whose header could not be written.
+            self.map.memory().poison().store(0, Relaxed);
         }
         let mem = self.map.memory();
         mem.page_limit().fetch_max(header.page_limit, AcqRel);

@@ -19,6 +19,8 @@
 //!   begins at the place behind the newest page, with a lap that is later than that of any page kept in
 //!   every tag, so that nothing there passes for a word of the page after it.
 //! - An ack word counts in its own lap. One of a later lap proves that the page was turned: all done.
+//! - After a failed sync everything is first brought to the disk as it is in memory: nothing is cleared that
+//!   belongs to what only memory says has gone.
 //! - Every step depends only on what no earlier step changes: a recovery that ended anywhere can be run
 //!   again, and one of a recovered channel changes no record, slot, ack, group or start.
 #![forbid(unsafe_code)]
@@ -226,31 +228,29 @@ impl Survey {
         let era = self.era(layout, &kept).filter(|era| era + pages <= MAX_PAGE_NUMBER);
         let era = era.ok_or("no page number is left to go on with")?;
         let oldest = kept.first().copied().unwrap_or(era);
-        // A sync that failed has left blocks that are in memory and not on disk, and pass for written.
-        let write = Write { always: self.cause == Cause::Poisoned };
 
         // The groups first: what their claim cells counted is void after that.
         let each = 0..layout.geometry.max_groups;
-        let recover = |number| Group::recover(mem, number, oldest, era, |word, value| write.word(word, value));
+        let recover = |number| Group::recover(mem, number, oldest, era, put);
         let groups: Vec<Option<Group<'_>>> = each.map(recover).collect();
-        write.control(mem);
-        let damaged = kept.iter().map(|&page| self.keep(mem, &write, page, &groups)).sum();
+        clear_control(mem);
+        let damaged = kept.iter().map(|&page| self.keep(mem, page, &groups)).sum();
         let mut free = vec![true; pages as usize];
         kept.iter().for_each(|&page| free[layout.place(page)] = false);
         for place in (0..pages as usize).filter(|&place| free[place]) {
-            write.prepare(mem, layout.first_at(era, place));
+            prepare(mem, layout.first_at(era, place));
         }
 
         let head = Head::of(self.known.head);
         // Where every place is taken the newest page stays the head: the oldest is turned in its time.
         let newest = kept.last().copied().filter(|_| kept.len() as u64 == pages);
-        write.word(mem.head(), Head { page: newest.unwrap_or(era), ..head }.word());
-        write.word(mem.tail(), Tail { page: oldest, ..Tail::of(mem.tail().load(Relaxed)) }.word());
+        put(mem.head(), Head { page: newest.unwrap_or(era), ..head }.word());
+        put(mem.tail(), Tail { page: oldest, ..Tail::of(mem.tail().load(Relaxed)) }.word());
         let page_limit = (era + pages).saturating_add(PAGE_LIMIT_STEP).min(MAX_PAGE_NUMBER + 1);
-        write.word(mem.page_limit(), page_limit);
-        write.word(mem.era(), era);
+        put(mem.page_limit(), page_limit);
+        put(mem.era(), era);
         let next_offset = Offset::new(era, 0);
-        write.word(mem.durable_end(), next_offset.as_u64());
+        put(mem.durable_end(), next_offset.as_u64());
 
         let end = |page: u64| Offset::new(page, Page::new(mem, layout.place(page)).cursor().count);
         let report = RecoveryReport {
@@ -270,7 +270,7 @@ impl Survey {
     }
 
     /// Settles a page that is kept; returns how many of its messages do not verify.
-    fn keep(&self, mem: Memory<'_>, write: &Write, number: u64, groups: &[Option<Group<'_>>]) -> u64 {
+    fn keep(&self, mem: Memory<'_>, number: u64, groups: &[Option<Group<'_>>]) -> u64 {
         let (layout, place) = (mem.layout, mem.layout.place(number));
         let page = Page::new(mem, place);
         let found = self.of(layout, number);
@@ -279,7 +279,7 @@ impl Survey {
         let sound = !self.known.clean || clean::is_page_sound(mem, place);
         let trusted = |group| !self.known.clean || clean::is_group_sound(mem, place, group);
         for (number_of, group) in groups.iter().enumerate() {
-            settle(mem, write, number, number_of, group.filter(|_| trusted(number_of)));
+            settle(mem, number, number_of, group.filter(|_| trusted(number_of)));
         }
         let is_good = |index| found.is_some_and(|found| found.is_good(index));
         let said = |index| Slot::of(page.slot_word(index).load(Relaxed), tag);
@@ -298,67 +298,57 @@ impl Survey {
                 SlotState::Untouched | SlotState::Skipped => Slot::word(tag, SlotState::Skipped),
             };
             damaged += u64::from(Slot::of(to, tag) == SlotState::Damaged);
-            write.word(word, to);
+            put(word, to);
         }
-        write.word(page.word(Layout::PAGE_DAMAGE_SEEN), if damaged > 0 { number + 1 } else { 0 });
+        put(page.word(Layout::PAGE_DAMAGE_SEEN), if damaged > 0 { number + 1 } else { 0 });
         let units = found.map_or(0, |found| found.units);
         let cursor = Cursor { state: PageState::Sealed, lap: layout.cursor_lap(number), count, units };
-        write.word(page.cursor_word(), layout.cursor_word(cursor));
-        write.word(page.number_word(), number);
-        if write.always {
-            (0..units).for_each(|at| write.same(page.word(layout.data_at(at))));
-        }
+        put(page.cursor_word(), layout.cursor_word(cursor));
+        put(page.number_word(), number);
         damaged
     }
 }
 
-/// How words are written.
-struct Write {
-    /// Also where they are what they should be: in memory they may be, and not on disk.
-    always: bool,
+/// Stores a word that is not what it should be.
+fn put(word: &AtomicU64, value: u64) {
+    if word.load(Relaxed) != value {
+        word.store(value, Relaxed);
+    }
 }
 
-impl Write {
-    fn word(&self, word: &AtomicU64, value: u64) {
-        if self.always || word.load(Relaxed) != value {
-            word.store(value, Relaxed);
-        }
-    }
+/// Changes nothing, and has the next sync write everything but the header: a sync that failed has left blocks
+/// that are in memory and not on disk, and pass for written.
+pub fn write_again(mem: Memory<'_>) {
+    mem.control[2 * BLOCK..].iter().chain(mem.pages).for_each(|word| word.store(word.load(Relaxed), Relaxed));
+}
 
-    fn same(&self, word: &AtomicU64) {
-        self.word(word, word.load(Relaxed));
-    }
+/// Makes a place ready for page `number`: nothing is left of what was there.
+fn prepare(mem: Memory<'_>, number: u64) {
+    let layout = mem.layout;
+    let page = Page::new(mem, layout.place(number));
+    layout.tables().for_each(|at| put(page.word(at), 0));
+    let cursor = Cursor { state: PageState::Prepared, lap: layout.cursor_lap(number), count: 0, units: 0 };
+    put(page.cursor_word(), layout.cursor_word(cursor));
+    put(page.word(Layout::PAGE_OPENED_AT), 0);
+    put(page.word(Layout::PAGE_DAMAGE_SEEN), 0);
+    put(page.number_word(), number);
+}
 
-    /// Makes a place ready for page `number`: nothing is left of what was there.
-    fn prepare(&self, mem: Memory<'_>, number: u64) {
-        let layout = mem.layout;
-        let page = Page::new(mem, layout.place(number));
-        layout.tables().for_each(|at| self.word(page.word(at), 0));
-        let cursor = Cursor { state: PageState::Prepared, lap: layout.cursor_lap(number), count: 0, units: 0 };
-        self.word(page.cursor_word(), layout.cursor_word(cursor));
-        self.word(page.word(Layout::PAGE_OPENED_AT), 0);
-        self.word(page.word(Layout::PAGE_DAMAGE_SEEN), 0);
-        self.word(page.number_word(), number);
-    }
-
-    /// Makes the control part that of a channel that nobody uses, apart from its groups.
-    fn control(&self, mem: Memory<'_>) {
-        let layout = mem.layout;
-        let kept = layout.groups_in_control();
-        for (at, word) in mem.control.iter().enumerate().skip(3 * BLOCK) {
-            if kept.contains(&at) { self.same(word) } else { self.word(word, 0) }
-        }
-        mem.channel_words().iter().for_each(|word| self.same(word));
-        mem.sleepers().iter().for_each(|word| self.word(word, 0));
-        self.word(mem.opens_used(), 0);
-        self.word(mem.op_cells_used(), 0);
-        // Wake words are never told apart: each waits for a change of whatever it was.
-    }
+/// Makes the control part that of a channel that nobody uses, apart from its groups.
+fn clear_control(mem: Memory<'_>) {
+    let layout = mem.layout;
+    let kept = layout.groups_in_control();
+    let void = mem.control.iter().enumerate().skip(3 * BLOCK).filter(|(at, _)| !kept.contains(at));
+    void.for_each(|(_, word)| put(word, 0));
+    mem.sleepers().iter().for_each(|word| put(word, 0));
+    put(mem.opens_used(), 0);
+    put(mem.op_cells_used(), 0);
+    // Wake words are never told apart: each waits for a change of whatever it was.
 }
 
 /// Settles the words of a group in a page that is kept: none, unless there is a group whose words can be
 /// trusted. Its cursor begins anew, and steps over what its ack words say is done.
-fn settle(mem: Memory<'_>, write: &Write, page: u64, number: usize, group: Option<Group<'_>>) {
+fn settle(mem: Memory<'_>, page: u64, number: usize, group: Option<Group<'_>>) {
     let words = Page::new(mem, mem.layout.place(page));
     let acks = mem.layout.ack_words(number);
     for at in mem.layout.group_words(number) {
@@ -370,6 +360,6 @@ fn settle(mem: Memory<'_>, write: &Write, page: u64, number: usize, group: Optio
                 bits => Acks::word(group.tag(page), bits),
             },
         };
-        write.word(word, to);
+        put(word, to);
     }
 }

@@ -202,7 +202,7 @@ impl Disk {
             }
             Err(_) => {
                 state.failed += 1;
-                state.give_up(blocks, end);
+                state.give_up(end);
             }
         }
         state.flights.retain(|f| f.ticket != begin);
@@ -252,6 +252,11 @@ impl Disk {
     /// After so many syncs one fails.
     pub fn fail_after(&self, syncs: u32, error: i32, rng: Rng) {
         self.state().fail = Some((syncs, error, rng));
+    }
+
+    /// No sync fails from now on.
+    pub fn fail_no_more(&self) {
+        self.state().fail = None;
     }
 
     /// Where the last sync of all pages began that had ended at `at`: what was stored there before is there.
@@ -416,14 +421,15 @@ impl State {
         }
     }
 
-    /// Some blocks that were to be written never will be.
-    fn give_up(&mut self, blocks: Range<usize>, at: u64) {
+    /// Some blocks that were to be written never will be: of the whole file, as what could not be written in
+    /// the background is told by the next sync, of whatever.
+    fn give_up(&mut self, at: u64) {
         let mut rng = Rng(at);
         if let Some((_, _, own)) = &mut self.fail {
             rng = own.clone();
             own.next();
         }
-        for block in blocks {
+        for block in 0..self.base.len() / BLOCK {
             if rng.percent(60) {
                 self.lost.push((block, at));
             }

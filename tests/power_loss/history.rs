@@ -96,12 +96,15 @@ const OPS: [(Op, u64); 16] = [
     (Op::Second, 1),
 ];
 
-/// A small ring.
+/// A small ring, now and then just before its tags come round.
 pub fn options(rng: &mut Rng) -> Options {
     let lens = [50, 300, 1000, 2000];
+    let pages = rng.between(2, 4);
+    let laps = [0, 0, 0, 1 << 8, 1 << 16, 1 << 22, 1 << 23, 1 << 24, 1 << 32];
+    let laps: u64 = laps[rng.index(laps.len())];
     Options::new()
         .page_size(64 << 10)
-        .max_pages(rng.between(2, 4) as usize)
+        .max_pages(pages as usize)
         .max_groups(rng.between(2, 4) as usize)
         .max_opens(2)
         .max_op_cells(rng.between(2, 4) as usize)
@@ -109,6 +112,7 @@ pub fn options(rng: &mut Rng) -> Options {
         .typical_message_len(lens[rng.index(lens.len())])
         .overflow(if rng.percent(50) { Overflow::Block } else { Overflow::DropOldest })
         .durability(if rng.percent(15) { Durability::Always } else { Durability::Buffered })
+        .first_page((laps * pages).saturating_sub(rng.below(3 * pages)))
 }
 
 impl<'a> History<'a> {
@@ -440,19 +444,29 @@ impl History<'_> {
             done?;
         }
         self.tried.histories.fetch_add(1, Relaxed);
-        for _ in 0..10 {
-            let from = world.opened;
-            self.lose_at_random(&world, from)?;
+        let from = world.disk.position();
+        self.lose_some(&world, 10, world.opened)?;
+        // Then it is recovered, if need be twice: another sync fails on the way.
+        if self.rng.percent(30) {
+            world.disk.fail_after(self.rng.below(6) as u32, error, Rng(self.rng.next()));
         }
-        world.reopen_poisoned()?;
+        if world.reopen().is_err() {
+            world.reopen()?;
+        }
+        world.disk.fail_no_more();
+        self.lose_some(&world, 10, from)?;
+        world.rebase()?;
         for _ in 0..self.rng.between(1, 30) {
             let op = self.an_op();
             world.act(op, &mut self.rng)?;
         }
         world.land()?;
-        for _ in 0..20 {
-            let from = world.opened;
-            self.lose_at_random(&world, from)?;
+        self.lose_some(&world, 20, world.opened)
+    }
+
+    fn lose_some(&mut self, world: &World, images: usize, from: u64) -> Result<(), Broken> {
+        for _ in 0..images {
+            self.lose_at_random(world, from)?;
         }
         Ok(())
     }

@@ -92,14 +92,15 @@ mutant a_clean_close_comes_after_the_data 'the clean mark is still there when th
             write(header)?;' '            mark(header, here);'
 
 mutant random 'tables of pages that are not kept are left as they are' \
-    recovery.rs 'layout.tables().for_each(|at| self.word(page.word(at), 0));' ''
+    recovery.rs 'layout.tables().for_each(|at| put(page.word(at), 0));' ''
 
 mutant random 'what was not there stays open' \
     recovery.rs 'SlotState::Untouched | SlotState::Skipped => Slot::word(tag, SlotState::Skipped),' \
     'SlotState::Untouched | SlotState::Skipped => word.load(Relaxed),'
 
 mutant random 'recovery is not synced before the header says so' \
-    file.rs 'sync(&self.file, &self.map).map_err(failed(path, "sync it"))?;' ''
+    file.rs 'sync(&self.file, &self.map).map_err(failed(path, "sync it"))?;
+            (header.era' '(header.era'
 
 mutant random 'a page that was turned is kept' \
     recovery.rs 'found.take_if(|found| comes_after(mem.layout, known.era, found.page) <= newest);' ''
@@ -107,6 +108,18 @@ mutant random 'a page that was turned is kept' \
 mutant random 'both copies of the header are on their way at once' \
     header.rs 'let synced = sync(copy * BLOCK * 8..(copy + 1) * BLOCK * 8);' \
     'let synced = if copy == last { sync(0..2 * BLOCK * 8) } else { Ok(()) };'
+
+mutant random 'the copy of the header that counts is written first' \
+    header.rs '[1 - last, last].into_iter()' '[last, 1 - last].into_iter()'
+
+mutant random 'a group is given what lies before its start' \
+    group.rs 'Greater => self.mem.layout.slots,' 'Greater => 0,'
+
+mutant random 'the tags of a new era may lie behind those of the last' \
+    recovery.rs 'if !Layout::is_later_lap(lap, than) {' 'if lap == than {'
+
+mutant random 'acks are cleared before their page is used again' \
+    ring.rs 'true => Acks::word(groups << 8 | tag & 0xff, 0),' 'true => 0,'
 
 mutant random 'both copies of a group entry are on their way at once' \
     lifecycle.rs 'sync(mem.group_entry_bytes(number, copy))' \
@@ -120,7 +133,14 @@ mutant random 'a new group is not on disk when it is there' \
     'Group::create(&ring, name, start, |_| Ok::<(), std::io::Error>(()))'
 
 mutant a_sync_that_fails 'what the kernel took for written is not written again' \
-    recovery.rs 'Write { always: self.cause == Cause::Poisoned }' 'Write { always: false }'
+    file.rs 'recovery::write_again(self.map.memory());' ''
+
+mutant a_sync_that_fails 'recovery clears what only memory says has gone' \
+    file.rs 'recovery::write_again(self.map.memory());
+                sync(&self.file, &self.map).map_err(failed(path, "sync it"))?;' 'recovery::write_again(self.map.memory());'
+
+mutant a_sync_that_fails 'a header whose sync failed counts' \
+    header.rs 'synced.inspect_err(|_| word(copy, BLOCK - 1).store(0, Ordering::Relaxed))' 'synced'
 
 mutant a_sync_that_fails 'a sync that failed is tried again' \
     file.rs '    synced.inspect_err(|error| {' '    if true { return synced; }

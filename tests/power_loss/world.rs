@@ -574,14 +574,12 @@ impl World {
         self.open().map_err(|e| format!("reopen: {e}"))
     }
 
-    /// The same after a sync failed: all that is in memory is there, and on the disk from now on.
-    pub fn reopen_poisoned(&mut self) -> Result<(), Broken> {
-        self.close();
-        self.open().map_err(|e| format!("reopen: {e}"))?;
+    /// After a sync failed, and the channel was recovered where it was: all that is in memory is there, and on
+    /// the disk from now on.
+    pub fn rebase(&mut self) -> Result<(), Broken> {
         self.opened = self.disk.position();
         let look = self.look()?;
-        let at = self.opened;
-        let moment = Moment { at, synced: at, weak: false };
+        let moment = Moment { at: self.opened, synced: self.opened, weak: false };
         self.model.check(moment, &look)?;
         self.model = self.model.after(moment, &look, self.unrecovered());
         Ok(())
