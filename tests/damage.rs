@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Dir, body, drain_numbers, number};
-use disk_chan::{Cause, Channel, Options, TryRecvError};
+use disk_chan::{Cause, Channel, OpenError, Options, TryRecvError};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -67,14 +67,14 @@ struct Tried {
     lost: usize,
 }
 
-/// Flips one bit after the other: of every byte the one, or all, of each byte that `is_chosen`.
-fn flip(is_chosen: impl Fn(usize) -> bool, all: bool) -> Tried {
+/// Flips one bit after the other: of the bytes that are `chosen`, one or all.
+fn flip(chosen: impl Fn(usize) -> bool, all: bool) -> Tried {
     let dir = Dir::in_memory();
     let left = make(&dir);
     let whole = std::fs::read(dir.file()).unwrap();
     let file = File::options().write(true).open(dir.file()).unwrap();
     let mut tried = Tried::default();
-    for at in (0..whole.len()).filter(|&at| is_chosen(at)) {
+    for at in (0..whole.len()).filter(|&at| chosen(at)) {
         for bit in (0..8).filter(|&bit| all || bit == (at / 8 + at) % 8) {
             file.write_all_at(&whole, 0).unwrap();
             file.write_all_at(&[whole[at] ^ 1 << bit], at as u64).unwrap();
@@ -115,14 +115,37 @@ fn look(dir: &Dir, left: &[Vec<u64>; 2], tried: &mut Tried, what: &str) {
     }
 }
 
-/// `DISK_CHAN_EVERY_BIT` tries all bits of a byte, not only one.
+/// One bit of each word; with `DISK_CHAN_EVERY_BIT=byte` one of each byte, with `DISK_CHAN_EVERY_BIT=bit` all of them.
 #[test]
 fn one_flipped_bit_costs_at_most_the_message_that_it_hit() {
-    let all = std::env::var_os("DISK_CHAN_EVERY_BIT").is_some();
-    let halves = [0, 1].map(|half| std::thread::spawn(move || flip(|at| at % 2 == half, all)));
+    let every = std::env::var("DISK_CHAN_EVERY_BIT").unwrap_or_default();
+    let (bytes, bits) = (every == "byte" || every == "bit", every == "bit");
+    let chosen = move |half: usize, at: usize| at / 8 % 2 == half && (bytes || at / 16 % 8 == at % 8);
+    let halves = [0, 1].map(|half| std::thread::spawn(move || flip(|at| chosen(half, at), bits)));
     for half in halves {
         let Tried { flips, recovered, lost } = half.join().unwrap();
         println!("{flips} bits flipped: {recovered} recovered, {lost} messages lost");
         assert!(recovered > 0 && lost > 0 && lost < flips);
+    }
+}
+
+/// The first block overwritten, with whatever: the second has a copy of it. Both: an error that says so.
+#[test]
+fn the_header_overwritten() {
+    let dir = Dir::in_memory();
+    let left = make(&dir);
+    let whole = std::fs::read(dir.file()).unwrap();
+    let file = File::options().write(true).open(dir.file()).unwrap();
+    for bytes in [[0; 4096], [0xff; 4096], std::array::from_fn(|i| (i * 7) as u8)] {
+        for block in 0..2 {
+            file.write_all_at(&whole, 0).unwrap();
+            file.write_all_at(&bytes, block * 4096).unwrap();
+            look(&dir, &left, &mut Tried { flips: 63, ..Tried::default() }, "a header overwritten");
+        }
+        file.write_all_at(&whole, 0).unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        file.write_all_at(&bytes, 4096).unwrap();
+        let error = Options::new().blocking_open(dir.file()).unwrap_err();
+        assert!(matches!(error, OpenError::NotAChannel { .. }), "{error}");
     }
 }
