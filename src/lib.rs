@@ -26,18 +26,20 @@
 //!
 //! # What is promised
 //!
-//! | after ... | a message whose `send` returned `Ok` | handed out, not done | done |
-//! |---|---|---|---|
-//! | a panic; a task cancelled while it holds a [`Lease`] | is there | is handed out again | stays done |
-//! | `kill -9` of any process, at any instruction | is there | is handed out again (unless its page was dropped: counted `gone`) | stays done |
-//! | power loss or kernel crash | *not in this version:* a file that was in use needs recovery, and opening it says so | | |
+//! | after ... | a message whose `send` returned `Ok` | whose [`send_durable`](Sender::send_durable) or [`sync`](Channel::sync) returned `Ok` | handed out, not done | done |
+//! |---|---|---|---|---|
+//! | a panic; a task cancelled while it holds a [`Lease`] | is there | is there | is handed out again | stays done |
+//! | `kill -9` of any process, at any instruction | is there | is there | is handed out again (unless its page was dropped: counted `gone`) | stays done |
+//! | power loss or kernel crash | may be missing; never torn, never altered | is there, byte for byte | is handed out again if it is there | stays done if synced since, else may come again |
 //!
 //! - All messages have one order, that of their [`Offset`]; each sender's messages keep theirs. A
 //!   group's first deliveries are in that order; a message given back is handed out before any new.
 //! - Each group gets every message at least once, except what [`RecvError::Lagged`], `damaged` or
-//!   `gone` counted, and what became a [`DeadLetter`]. Exactly once, when no receiver of the group died,
-//!   panicked or gave it back, and no lease timed out.
-//! - An offset identifies and orders; it does not count. None is used twice.
+//!   `gone` counted, what became a [`DeadLetter`], or power loss took before it was synced. Exactly once,
+//!   when no receiver of the group died, panicked or gave it back, no lease timed out, and there was no
+//!   power loss.
+//! - An offset identifies and orders; it does not count. None that a send returned is used twice, also not
+//!   after a power loss.
 //! - The file never exceeds the size it was created with, and every byte is allocated then: a full
 //!   disk is an `Err` from open. Promised on ext4, xfs and tmpfs; others are refused unless
 //!   [`Options::trust_file_system`] says otherwise.
@@ -67,6 +69,25 @@
 //!   messages that kill them. The time of a lease is that of the monotonic clock: processes in time
 //!   namespaces with different offsets should not share a channel with a `lease_timeout`.
 //!
+//! # Durability
+//!
+//! [`Sender::send_durable`] returns when its message is on stable storage, [`Channel::sync`] when everything
+//! is that was sent and acknowledged before; [`Options::durability`] does so now and then, or for each send.
+//! Callers of one open share a sync: who asks while one runs waits for the next. A sync is an `fdatasync` of
+//! the pages; no other process, and no send that has begun and not ended, can delay it.
+//!
+//! - **Recovery.** Opening a file that was in use when the machine went down recovers it: every message whose
+//!   record verifies is kept, what groups have done is as much as was on disk, and new offsets begin above
+//!   all that were ever used. [`Channel::recovered`] tells what was done. Its time grows with what is in the
+//!   ring; it can be interrupted, by a power loss too, and is then made again. While another process has such
+//!   a file open it is [`OpenError::InUse`]. After the deaths of processes nothing has to be recovered.
+//! - **A failed sync poisons the channel.** Then the kernel has taken for written what it could not write,
+//!   and what is in memory may be gone tomorrow. Every operation, in every process, is an error called
+//!   `Poisoned` from then on, and nothing is tried again. Once nobody has the file open, opening it writes all
+//!   that is in memory again, recovers, and goes on.
+//! - **Damage.** A channel that was closed in order carries checksums of its tables and a second copy of its
+//!   header and its groups. A bit that flipped costs at most the message that it hit, and is counted.
+//!
 //! Outside of all this: somebody else writing into the open file or truncating it, and read errors of
 //! the device.
 //!
@@ -87,8 +108,9 @@
 //! `layout` specifies the file. `page` is reserving, committing and reading in one page; `ring` is
 //! the pages in order; `ops` is what running sends say about themselves, `cells` what is said of a
 //! message that was handed out; `group`, `lifecycle` and `claim` are the receiving side, `reap` is what the dead left there, `dead` are dead letters; `opens` is
-//! who has the file open, `fork` what a child does not have; `wait` is sleeping and waking. Each begins
-//! with its invariants, and they work on references to atomics: the models in `loom-tests` run the same
+//! who has the file open, `fork` what a child does not have; `wait` is sleeping and waking. `durability` is
+//! syncing; `create`, `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves,
+//! `found` what an open finds, `recovery` what it makes of the rest. Each begins with its invariants, and they work on references to atomics: the models in `loom-tests` run the same
 //! functions. Unsafe code is in `page`, `map` and `sys` alone.
 #![cfg_attr(any(disk_chan_loom, fuzzing), allow(dead_code, missing_docs))]
 
