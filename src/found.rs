@@ -15,7 +15,7 @@
 
 use crate::cells::ClaimState;
 use crate::group::{AT, Group};
-use crate::layout::{Acks, Head, Layout, MAX_PAGE_NUMBER, PageState, Slot, SlotState, Tail};
+use crate::layout::{Acks, Head, Layout, MAX_INSTANCE, MAX_PAGE_NUMBER, PageState, Slot, SlotState, Tail};
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::page::Page;
@@ -27,7 +27,8 @@ use std::collections::BTreeSet;
 
 /// Whether everything fits together that the protocols rely on. Nothing is stored.
 pub fn fits(mem: Memory<'_>) -> bool {
-    pages_fit(mem) && Group::all(mem).all(|group| group.fits())
+    let instances = (0..mem.layout.geometry.max_groups).all(|group| Group::any(mem, group).instance() < MAX_INSTANCE);
+    instances && pages_fit(mem) && Group::all(mem).all(|group| group.fits())
 }
 
 /// Whether head, tail, era, and the numbers and cursors of the pages fit together.

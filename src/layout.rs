@@ -73,6 +73,8 @@ pub const DEAD_LETTER_ROOM: usize = 56 + MAX_GROUP_NAME;
 pub const MAX_LEASE_TIMEOUT: u32 = 1 << 30;
 /// Most deliveries that a channel can allow; one more has to fit in a claim cell.
 pub const MAX_ATTEMPTS: u32 = 4000;
+/// Groups that there can have been under one number; more than anybody can create.
+pub const MAX_INSTANCE: u64 = 1 << 40;
 /// Longest group name in bytes.
 pub const MAX_GROUP_NAME: usize = 128;
 

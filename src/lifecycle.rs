@@ -16,7 +16,7 @@ use crate::group::{
     ACTIVE, AT, COUNTED_BEFORE, DAMAGED, FREE, Group, LAGGED, LAGGED_BEFORE, PAGE_TAG, REMOVED, REPORTED, START, STATE,
     counted, state, total,
 };
-use crate::layout::{ENTRY, MAX_GROUP_NAME, Tail};
+use crate::layout::{ENTRY, MAX_GROUP_NAME, MAX_INSTANCE, Tail};
 use crate::memory::Memory;
 use crate::page::Page;
 use crate::ring::Ring;
@@ -44,7 +44,8 @@ impl Entry {
             let words = mem.group_entry(number, copy);
             let words: [u64; ENTRY] = std::array::from_fn(|i| words[i].load(Acquire));
             let bytes: Vec<u8> = words[..ENTRY - 1].iter().flat_map(|w| w.to_le_bytes()).collect();
-            if xxh3_64(&bytes) != words[ENTRY - 1] || words[1] > MAX_GROUP_NAME as u64 {
+            let fits = words[0] < MAX_INSTANCE && words[1] <= MAX_GROUP_NAME as u64;
+            if xxh3_64(&bytes) != words[ENTRY - 1] || !fits {
                 return None;
             }
             let name = std::str::from_utf8(&bytes[24..24 + words[1] as usize]).ok()?;
@@ -209,7 +210,9 @@ impl<'a> Group<'a> {
     ) -> Option<Self> {
         let was = Self::any(mem, number);
         let entry = Entry::read(mem, number);
-        let instance = entry.as_ref().map_or(was.instance(), |entry| entry.instance.max(was.instance()));
+        // What it was is of no matter where it cannot be: no word of any other group is left.
+        let known = Some(was.instance()).filter(|&instance| instance < MAX_INSTANCE).unwrap_or(0);
+        let instance = entry.as_ref().map_or(known, |entry| entry.instance.max(known));
         let there = entry.filter(|entry| entry.name.is_some());
         let (state, start) = match &there {
             Some(entry) => (state(entry.instance, ACTIVE), entry.start.min(Offset::new(era, 0))),
@@ -243,7 +246,8 @@ impl<'a> Group<'a> {
     }
 
     fn is_vacant(mem: Memory<'a>, number: usize) -> bool {
-        Self::at(mem, number).is_none_or(|g| g.is_removed() && g.holds_nothing())
+        let is_free = Self::at(mem, number).is_none_or(|g| g.is_removed() && g.holds_nothing());
+        is_free && Self::any(mem, number).instance() + 1 < MAX_INSTANCE
     }
 
     fn clear_words(mem: Memory<'a>, number: usize, instance: u64) {

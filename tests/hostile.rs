@@ -88,7 +88,7 @@ impl Found {
         let record = place + RECORDS + at;
         [head[0], head[1], head[2], check].into_iter().enumerate().for_each(|(i, word)| self.set(record + i, word));
         self.bytes[(record + 4) * 8..][..message.len()].copy_from_slice(message);
-        self.set(place + SLOT + index, page / 2 << 32 | 1 << 29 | at as u64);
+        self.set(place + SLOT + index, (page / 2) << 32 | 1 << 29 | at as u64);
     }
 
     /// Opens it as it is now.

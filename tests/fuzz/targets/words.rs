@@ -5,7 +5,7 @@
 use disk_chan::cells::{ClaimCell, Count, Kind};
 use disk_chan::claim::{Claim, Hand, How, Nothing};
 use disk_chan::group::Group;
-use disk_chan::layout::{Geometry, Head, Layout, PAGE_LIMIT_STEP, SlotState};
+use disk_chan::layout::{Geometry, Layout, PAGE_LIMIT_STEP, SlotState};
 use disk_chan::map::Heap;
 use disk_chan::memory::Memory;
 use disk_chan::opens::OpenId;
@@ -60,19 +60,17 @@ struct User<'a> {
     mem: Memory<'a>,
     alive: Alive<'a>,
     me: OpenId,
-    found: u64,
     sent: u64,
     buffer: Vec<u8>,
 }
 
 impl<'a> User<'a> {
     fn new(mem: Memory<'a>, me: OpenId) -> Self {
-        let found = Head::of(mem.head().load(Relaxed)).page + 1;
-        Self { mem, alive: Alive(mem, me), me, found, sent: 100, buffer: Vec::new() }
+        Self { mem, alive: Alive(mem, me), me, sent: 100, buffer: Vec::new() }
     }
 
     fn ring(&self) -> Ring<'_> {
-        Ring { mem: self.mem, live: &self.alive, me: self.me, found: self.found }
+        Ring { mem: self.mem, live: &self.alive, me: self.me }
     }
 
     fn send(&mut self, run: usize) -> bool {
@@ -92,7 +90,7 @@ impl<'a> User<'a> {
     fn receive(&mut self, group: Group<'a>, hand: &mut Hand, kind: Kind) -> Option<Claim> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let live = Alive(self.mem, self.me);
-        let ring = Ring { mem: self.mem, live: &live, me: self.me, found: self.found };
+        let ring = Ring { mem: self.mem, live: &live, me: self.me };
         let got = loop {
             match group.receive(&ring, hand, How { kind, now: 5 }, &mut buffer, true) {
                 Err(Nothing::Lagged(_)) => {}
@@ -232,7 +230,7 @@ fn group<'a>(user: &User<'a>, name: &str) -> Option<Group<'a>> {
         return Some(group);
     }
     let live = Alive(user.mem, user.me);
-    let ring = Ring { mem: user.mem, live: &live, me: user.me, found: user.found };
+    let ring = Ring { mem: user.mem, live: &live, me: user.me };
     let made = Group::create(&ring, &name, Start::Oldest, synced).ok()?;
     Some(Group::of(user.mem, made.number(), made.state()))
 }
@@ -401,7 +399,7 @@ fn use_it(user: &mut User<'_>, orders: u8) {
     }
     let names = ["a", "b", "c"];
     let groups = names.map(|name| group(user, name));
-    for lap in 0..2 {
+    for lap in 0..1 + orders / 0x20 % 2 {
         for (i, group) in groups.into_iter().flatten().enumerate() {
             // One that is kept while the ring goes round.
             let mut hand = user.hand(group);
