@@ -2,7 +2,7 @@
 
 use super::rng::mix;
 use crate::group::Group;
-use crate::layout::SlotState;
+use crate::layout::{PageState, SlotState};
 use crate::page::{Page, Place};
 use crate::ring::Ring;
 use crate::{Offset, Sender};
@@ -63,6 +63,8 @@ pub struct Look {
     pub torn: Vec<Offset>,
     /// Slots that say damaged.
     pub damaged: Vec<Offset>,
+    /// Slots of sealed pages that say nothing yet.
+    pub open: Vec<Offset>,
     /// The oldest page.
     pub tail: u64,
 }
@@ -114,6 +116,7 @@ fn look_at_page(ring: &Ring<'_>, number: u64, buffer: &mut Vec<u8>, look: &mut L
                 }
             }
             SlotState::Damaged => look.damaged.push(offset),
+            SlotState::Untouched if c.state == PageState::Sealed => look.open.push(offset),
             SlotState::Untouched | SlotState::Skipped => {}
         }
     }

@@ -46,10 +46,6 @@ mutant random 'a checksum is not verified' \
 }' '    bytes[0] as u64 & 0
 }'
 
-mutant random 'the offset is not in the checksum' \
-    page.rs 'let words = [uuid[0], uuid[1], head[0], head[1], head[2], payload_hash];' \
-    'let words = [uuid[0], uuid[1], head[0], 0, head[2], payload_hash];'
-
 mutant random 'page numbers go on behind the newest page that was found' \
     recovery.rs 'let mut era = layout.first_at(self.known.page_limit, layout.place(behind));' \
     'let mut era = layout.first_at(behind, layout.place(behind));'
@@ -59,9 +55,6 @@ mutant random 'acks of an earlier lap count' \
 
 mutant random 'acks of a page that was turned are forgotten' \
     layout.rs 'if later { u32::MAX } else { Self::of(word, tag) }' 'Self::of(word, tag)'
-
-mutant random 'a slot of another lap is enough' \
-    recovery.rs '&& layout.slot_tag(number) == Slot::tag(word);' ';'
 
 mutant random 'a slot without a record is enough' \
     recovery.rs '_ if is_good(index) => word.load(Relaxed),' \
@@ -120,13 +113,6 @@ mutant random 'the tags of a new era may lie behind those of the last' \
 
 mutant random 'acks are cleared before their page is used again' \
     ring.rs 'true => Acks::word(groups << 8 | tag & 0xff, 0),' 'true => 0,'
-
-mutant random 'both copies of a group entry are on their way at once' \
-    lifecycle.rs 'sync(mem.group_entry_bytes(number, copy))' \
-    'if copy == 1 { sync(mem.group_entry_bytes(number, 0).start..mem.group_entry_bytes(number, 1).end) } else { Ok(()) }'
-
-mutant random 'the group of a number is the first again' \
-    lifecycle.rs 'entry.instance.max(was.instance())' '0 * entry.instance * was.instance()'
 
 mutant random 'a new group is not on disk when it is there' \
     channel.rs 'Group::create(&ring, name, start, |range| file.sync_range(range))' \
