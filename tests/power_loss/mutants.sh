@@ -46,6 +46,13 @@ mutant random 'a checksum is not verified' \
 }' '    bytes[0] as u64 & 0
 }'
 
+mutant random 'the offset is not in the checksum' \
+    page.rs 'let words = [uuid[0], uuid[1], head[0], head[1], head[2], payload_hash];' \
+    'let words = [uuid[0], uuid[1], head[0], 0, head[2], payload_hash];'
+
+mutant random 'a slot of another lap is enough' \
+    recovery.rs '&& layout.slot_tag(number) == Slot::tag(word);' ';'
+
 mutant random 'page numbers go on behind the newest page that was found' \
     recovery.rs 'let mut era = layout.first_at(self.known.page_limit, layout.place(behind));' \
     'let mut era = layout.first_at(behind, layout.place(behind));'
