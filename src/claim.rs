@@ -337,11 +337,12 @@ impl<'a> Group<'a> {
         if self.in_page(hand.page).0.number() == hand.page {
             self.take_page_away(hand.page);
         }
+        // It may begin before the group does: there is nothing for it, and the look goes on.
         let next = match ring.next(hand.page) {
             Next::Page(next) => next,
-            Next::None | Next::Gone => ring.tail().page,
+            Next::Gone => ring.tail().page,
+            Next::None => return false,
         };
-        let next = next.max(self.start().page());
         std::mem::replace(&mut hand.page, next) != next
     }
 

@@ -134,3 +134,28 @@ fn it_tells_how_far_it_has_come() {
     assert_eq!(calls.load(Relaxed), pages);
     assert!(copy.recovered().unwrap().took.as_secs() < 60);
 }
+
+/// A group begins in a page of which nothing is left, between pages that are there.
+#[test]
+fn a_group_that_began_where_nothing_is_left() {
+    const PAGE: usize = 64 << 10;
+    let dir = Dir::new();
+    let channel = small().max_pages(3).blocking_open(dir.file()).unwrap();
+    channel.sender().blocking_send(body(0, 64)).unwrap();
+    // Goes on behind the first page; what is sent there is lost.
+    let once = recover(&crash(&channel, &dir, "once"));
+    once.sender().blocking_send(body(1, 64)).unwrap();
+    drop(once.blocking_subscribe_from("late", Start::Newest).unwrap());
+    let path = crash(&once, &dir, "twice");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let second = bytes.len() - 2 * PAGE;
+    bytes[second..][..PAGE].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+
+    let twice = recover(&path);
+    assert_eq!(twice.recovered().unwrap().kept, 1);
+    (2..5).for_each(|n| drop(twice.sender().blocking_send(body(n, 64))));
+    drop(twice);
+    let again = Options::new().blocking_open(&path).unwrap();
+    assert_eq!(drain_numbers(&mut again.blocking_subscribe("late").unwrap()), [2, 3, 4]);
+}
