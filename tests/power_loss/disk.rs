@@ -254,6 +254,13 @@ impl Disk {
         self.state().fail = Some((syncs, error, rng));
     }
 
+    /// The moments right before a sync ended, and right after.
+    pub fn ends_of_syncs(&self, from: u64) -> Vec<u64> {
+        let state = self.state();
+        let ends = state.syncs.iter().filter(|s| s.end >= from);
+        ends.flat_map(|s| [s.end, s.end + 1]).collect()
+    }
+
     /// No sync fails from now on.
     pub fn fail_no_more(&self) {
         self.state().fail = None;

@@ -234,7 +234,15 @@ impl<'a> History<'a> {
                 self.lose(&world, at, Choice::Mode(mode))?;
                 self.tried.second.fetch_add(1, Relaxed);
             }
-            55..58 => {
+            55..62 => {
+                let mut count = world.drain()?;
+                for _ in 0..self.rng.between(1, 5) {
+                    world.act(Op::Send, &mut self.rng)?;
+                }
+                count += world.drain()?;
+                self.tried.messages.fetch_add(count, Relaxed);
+            }
+            62..65 => {
                 let laps = self.rng.between(1, 3);
                 let count = world.exercise(laps, &mut self.rng)?;
                 world.nothing_is_hidden()?;
@@ -250,7 +258,7 @@ impl<'a> History<'a> {
     /// The power goes again, up to so many positions before the channel was open. If that was a recovery, what
     /// is there then is what is there now.
     fn again(&mut self, world: &World, look: &Look, before: u64) -> Result<(), Broken> {
-        let at = self.rng.between(world.opened.saturating_sub(before).max(1), world.opened);
+        let at = self.a_moment(world, world.opened.saturating_sub(before).max(1), world.opened);
         let mode = self.a_mode();
         let (next, other) = self.lose(world, at, Choice::Mode(mode))?;
         if mode == Mode::Zeros {
@@ -291,9 +299,19 @@ impl<'a> History<'a> {
         Op::Send
     }
 
+    /// A position, often one where a sync ends: what it has covered is as old as it can be.
+    fn a_moment(&mut self, world: &World, from: u64, to: u64) -> u64 {
+        let mut ends = world.disk.ends_of_syncs(from);
+        ends.retain(|&end| end <= to);
+        if ends.is_empty() || self.rng.percent(70) {
+            return self.rng.between(from, to);
+        }
+        ends[self.rng.index(ends.len())]
+    }
+
     /// The power goes at some position from `from` on.
     fn lose_at_random(&mut self, world: &World, from: u64) -> Result<(World, Look), Broken> {
-        let at = self.rng.between(from, world.disk.position());
+        let at = self.a_moment(world, from, world.disk.position());
         let choice = if self.rng.percent(5) { Choice::Death } else { Choice::Mode(self.a_mode()) };
         self.lose(world, at, choice)
     }
