@@ -169,8 +169,8 @@ mutant cleaners_compete 'a cleaner of op cells does not look at the entry' \
     ops.rs '&& owner(seen) == open.index && open.is_entered(mem) {' '&& owner(seen) == open.index {'
 
 mutant cleaners_compete 'a cleaner of claim cells does not look at the entry' \
-    reap.rs 'if word.owner() != open.index || !open.is_entered(self.mem) || !self.is_here() {' \
-    'if word.owner() != open.index {'
+    reap.rs '|word| word.owner() == open.index && open.is_entered(self.mem) && self.is_here()' \
+    '|word| word.owner() == open.index'
 
 mutant cleaners_compete 'a cleaner looks at the entry before the cell' \
     ops.rs 'let seen = word.load(Acquire); // ORDER[open entry] Acquire: before the look at the entry' \

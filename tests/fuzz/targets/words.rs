@@ -61,25 +61,28 @@ struct User<'a> {
     alive: Alive<'a>,
     me: OpenId,
     sent: u64,
+    /// The highest offset of a message received since this was cleared.
+    highest: Offset,
     buffer: Vec<u8>,
 }
 
 impl<'a> User<'a> {
     fn new(mem: Memory<'a>, me: OpenId) -> Self {
-        Self { mem, alive: Alive(mem, me), me, sent: 100, buffer: Vec::new() }
+        Self { mem, alive: Alive(mem, me), me, sent: 100, highest: Offset::default(), buffer: Vec::new() }
     }
 
     fn ring(&self) -> Ring<'_> {
         Ring { mem: self.mem, live: &self.alive, me: self.me }
     }
 
-    fn send(&mut self, run: usize) -> bool {
+    fn send(&mut self, run: usize) -> Option<Offset> {
         let epoch = self.ring().open_for_sending();
         self.sent += run as u64;
         BODIES.with(|bodies| {
             let record = |n: usize| Record::new(&bodies[(self.sent as usize + n) % bodies.len()]);
             let records: [Record<'_>; 3] = std::array::from_fn(record);
-            self.ring().send(epoch, &records[..run], self.sent).is_ok()
+            let sent = self.ring().send(epoch, &records[..run], self.sent).ok()?;
+            Some(Offset::from_u64(sent.page << 20 | sent.index as u64))
         })
     }
 
@@ -100,6 +103,7 @@ impl<'a> User<'a> {
         };
         if let Some(claim) = &got {
             let copied = kind == Kind::Lease || self.mem.layout.geometry.overflow == Overflow::DropOldest;
+            self.highest = self.highest.max(claim.offset);
             let page = self.ring().page(claim.offset.page());
             self.expect_sent(claim.offset, if copied { &buffer } else { page.payload(&claim.record) });
         }
@@ -409,7 +413,7 @@ fn use_it(user: &mut User<'_>, orders: u8) {
             user.drain(group, lap == 0);
             let run = 1 + (orders as usize >> 3) % 3;
             for _ in 0..MOST_SENDS / run {
-                if !user.send(run) {
+                if user.send(run).is_none() {
                     break;
                 }
             }
@@ -423,6 +427,16 @@ fn use_it(user: &mut User<'_>, orders: u8) {
         }
     }
     std::hint::black_box(user.look());
+    // What is sent now comes to every group that has begun and has a cell for it.
+    let sent = user.send(1);
+    for group in groups.into_iter().flatten().filter(|group| group.is_current()) {
+        user.highest = Offset::default();
+        user.drain(group, false);
+        let is_due = |sent: &Offset| group.start() <= *sent && group.held_and_returned() == [0; 3];
+        if let Some(sent) = sent.filter(is_due) {
+            assert_eq!(user.highest, sent, "group {} did not get the last message", group.number());
+        }
+    }
     if let Some(group) = groups[orders as usize % 3]
         && group.is_current()
     {
