@@ -12,8 +12,8 @@ use crate::off_thread;
 use crate::opens::OpenId;
 use crate::shared::Root;
 use crate::{
-    GroupName, Offset, OpenError, Options, Overflow, Receiver, RecoveryReport, RemoveGroupError, Sender, Start,
-    SubscribeError, SyncError,
+    Durability, GroupName, Offset, OpenError, Options, Overflow, Receiver, RecoveryReport, RemoveGroupError, Sender,
+    Start, SubscribeError, SyncError,
 };
 use std::fmt;
 use std::path::Path;
@@ -96,6 +96,12 @@ pub struct Stats {
 
 impl Channel {
     pub(crate) fn open(options: &Options, path: &Path) -> Result<Self, OpenError> {
+        if let Durability::Interval { every, max_messages } = options.durability
+            && (every.is_zero() || max_messages == 0)
+        {
+            let reason = "an interval needs a time and a number of messages that are not 0".into();
+            return Err(OpenError::InvalidOption { option: "durability", value: max_messages, reason });
+        }
         let file = OpenFile::open(options, path)?;
         let letters = match file.map.layout().geometry {
             Geometry { max_attempts: 1.., .. } if !file.read_only => Some(open_letters(options, &file)?),
@@ -407,7 +413,6 @@ fn open_letters(options: &Options, file: &OpenFile) -> Result<Channel, OpenError
         max_held: Some(g.max_held),
         overflow: Some(Overflow::Block),
         max_attempts: Some(0),
-        durability: options.durability,
         trust_file_system: options.trust_file_system,
         ..Options::default()
     };

@@ -4,6 +4,7 @@
 //! - A message that is to become a letter is RETURNED, and no receiver takes it. Who moves it takes its
 //!   cell as a MESSAGE: one at a time, and nobody takes the cell from it while it lives. The letter is
 //!   sent before the message is done.
+//! - A letter is on stable storage before its message is done: else a power loss could take both.
 //! - A mover that died has left the cell with one attempt more than the channel allows. Then, and only
 //!   then, there may be a letter already: the next mover looks for it first.
 //! - The message is counted as a dead letter while its cell is DONE, which it leaves only for FREE.
@@ -195,6 +196,11 @@ impl Shared {
                 cell.put_back(held);
                 return;
             }
+        }
+        if letters.blocking_sync().is_err() {
+            // It may be there, or not: as after a mover's death.
+            group.return_cell(cell, held, offset);
+            return;
         }
         if cell.finish(held) {
             let last = group.settle_done(cell, held.to(ClaimState::Done), offset);

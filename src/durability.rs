@@ -1,16 +1,16 @@
 //! Durable: what was done before a sync began is on stable storage once that sync has returned.
 //!
 //! **Invariants.**
-//! - A sync covers the pages, all of them: whatever any process has changed there, messages, acks and the
-//!   places of groups alike. The kernel knows which blocks changed. Recovery needs nothing else but the
-//!   header and the entries of groups, which are synced when they are written.
+//! - A sync covers the pages, all of them: whatever any process has changed there, messages and acks
+//!   alike. The kernel knows which blocks changed. Recovery needs nothing else but the header and the
+//!   entries of groups, which are synced when they are written.
 //! - Who asks takes the number of the sync after the last one that began, after what it wants to be
 //!   covered. So who asks while one runs waits for the next, and all who do share that one.
-//! - An open runs one sync at a time, on the thread of a blocking caller or on one of its own; nobody
-//!   waits for another open's, nor for a send that has not ended.
-//! - When a sync ends, those who waited for it are woken, and of those who wait for the next one who
-//!   begins it; or the thread that ran it goes on, if it is one of the open's own. So as long as somebody
-//!   waits, somebody syncs.
+//! - An open runs one sync at a time: on the thread of a blocking caller, or for tasks on the syncer, a
+//!   thread of its own. Nobody waits for another open's, nor for a send that has not ended.
+//! - When a sync ends, all who waited for it are woken; of the threads that wait for the next, one, which
+//!   begins it; and if tasks wait for it, the syncer. So as long as somebody waits, somebody syncs. Who
+//!   finds that the sync it waited for came to nothing takes another number.
 //! - A failed sync poisons the channel, in the file, before anybody hears of it. Nothing is tried again:
 //!   the kernel takes what it could not write for written.
 //! - `durable_end` is where the first place lay that was not settled when a sync began: all below is
@@ -20,7 +20,6 @@
 use crate::Offset;
 use crate::error::SyncError;
 use crate::layout::{PageState, SlotState};
-use crate::off_thread;
 use crate::ring::{Next, Ring};
 use crate::shared::{Root, Shared};
 use crossbeam_utils::CachePadded;
@@ -42,9 +41,9 @@ pub struct Syncs {
     words: [CachePadded<AtomicU32>; 2],
     /// Nobody runs a sync.
     idle: Condvar,
-    /// The timer has something to do.
-    timer: Condvar,
-    /// Whether something was done since the last sync that the timer ran.
+    /// The syncer has something to do.
+    work: Condvar,
+    /// Whether something was done since the last sync of an interval began.
     changed: AtomicBool,
     /// Messages sent since then.
     sent: CachePadded<AtomicU64>,
@@ -55,18 +54,11 @@ struct Rounds {
     /// The number of the last sync that began.
     begun: u64,
     running: bool,
-    /// Those who wait for a sync of an even and of an odd number.
-    waiting: [Waiting; 2],
-    /// Orders for the timer: to end, and to sync at once.
+    /// Tasks that wait for a sync of an even and of an odd number.
+    tasks: [Vec<Waker>; 2],
+    /// Orders for the syncer: to end, and to sync at once.
     stop: bool,
     due: bool,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Never more than there are.
-    threads: usize,
-    tasks: Vec<Waker>,
 }
 
 impl Rounds {
@@ -75,8 +67,18 @@ impl Rounds {
         self.begun + 1
     }
 
-    fn waiting_for(&mut self, number: u64) -> &mut Waiting {
-        &mut self.waiting[(number % 2) as usize]
+    /// Whether the sync of that number has begun and runs no more.
+    fn is_over(&self, number: u64) -> bool {
+        self.begun > number || self.begun == number && !self.running
+    }
+
+    fn tasks(&mut self, number: u64) -> &mut Vec<Waker> {
+        &mut self.tasks[(number % 2) as usize]
+    }
+
+    /// Whether the syncer has a sync to begin.
+    fn is_wanted(&self) -> bool {
+        !self.running && !self.tasks[(self.next() % 2) as usize].is_empty()
     }
 }
 
@@ -93,23 +95,30 @@ impl Syncs {
         self.ended.load(Acquire) >= number // ORDER[ended]
     }
 
-    /// Notes that something changed, for the timer: `messages` were sent, or none and something else.
+    /// Notes that something changed, for the interval: `messages` were sent, or none and something else.
     #[inline]
     pub fn note(&self, messages: u64, max: u64) {
+        // Relaxed: seen late, it is the next interval's.
         if !self.changed.load(Relaxed) {
             self.changed.store(true, Relaxed);
         }
         let before = self.sent.fetch_add(messages, Relaxed);
         if before < max && before + messages >= max {
             self.lock().due = true;
-            self.timer.notify_one();
+            self.work.notify_one();
         }
     }
 
-    /// Has the timer end.
+    /// Whether something changed since this was last asked.
+    pub fn take_changed(&self) -> bool {
+        self.sent.store(0, Relaxed);
+        self.changed.swap(false, AcqRel)
+    }
+
+    /// Has the syncer end.
     pub fn stop(&self) {
         self.lock().stop = true;
-        self.timer.notify_one();
+        self.work.notify_one();
     }
 
     /// Waits until no sync runs.
@@ -135,12 +144,11 @@ impl Round {
         Some(Self { shared: Arc::clone(shared), number: rounds.begun })
     }
 
-    fn run(&self) {
+    fn run(self) {
         let shared = &self.shared;
         let (mem, began) = (shared.memory(), Instant::now());
         let end = settled_end(shared.ring(), Offset::from_u64(mem.durable_end().load(Acquire)));
         if shared.file.sync_pages().is_err() {
-            shared.wake_everybody();
             return;
         }
         mem.durable_end().fetch_max(end.as_u64(), AcqRel);
@@ -149,43 +157,35 @@ impl Round {
         time.fetch_add(began.elapsed().as_micros() as u64, Relaxed);
         shared.syncs.ended.store(self.number, Release); // ORDER[ended]
     }
-
-    /// Runs this one and those that are waited for when it ends, on a thread that is for that.
-    fn run_on(self) {
-        let shared = Arc::clone(&self.shared);
-        let mut round = Some(self);
-        while let Some(this) = round {
-            this.run();
-            drop(this);
-            let mut rounds = shared.syncs.lock();
-            let next = rounds.next();
-            let waiting = rounds.waiting_for(next);
-            let wanted = waiting.threads > 0 || !waiting.tasks.is_empty();
-            round = (wanted && shared.usable().is_ok()).then(|| Self::begin(&shared, &mut rounds)).flatten();
-        }
-    }
 }
 
 impl Drop for Round {
     fn drop(&mut self) {
         let syncs = &self.shared.syncs;
+        let failed = !syncs.has_ended(self.number);
         let mut rounds = syncs.lock();
         rounds.running = false;
-        let mut tasks = std::mem::take(rounds.waiting_for(self.number)).tasks;
-        let next = rounds.waiting_for(self.number + 1);
-        let failed = !syncs.has_ended(self.number);
-        // A task that was woken may be gone: all of them, or a thread, which is there.
-        if next.threads == 0 || failed {
-            tasks.append(&mut next.tasks);
+        let mut tasks = std::mem::take(rounds.tasks(self.number));
+        if failed {
+            tasks.append(rounds.tasks(self.number + 1));
         }
         drop(rounds);
-        for number in [self.number, self.number + 1] {
-            let word = syncs.word(number);
-            word.fetch_add(1, Release);
-            if number == self.number || failed { atomic_wait::wake_all(word) } else { atomic_wait::wake_one(word) }
+        let [this, next] = [self.number, self.number + 1].map(|number| syncs.word(number));
+        this.fetch_add(1, Release);
+        next.fetch_add(1, Release);
+        atomic_wait::wake_all(this);
+        if failed {
+            atomic_wait::wake_all(next)
+        } else {
+            atomic_wait::wake_one(next)
         }
+        syncs.work.notify_one();
         syncs.idle.notify_all();
+        // Foreign code, and so only now: it may drop the last handle.
         tasks.into_iter().for_each(Waker::wake);
+        if failed {
+            self.shared.wake_everybody();
+        }
     }
 }
 
@@ -231,16 +231,14 @@ impl Shared {
     pub fn blocking_sync(self: &Arc<Self>) -> Result<(), SyncError> {
         self.usable()?;
         let mut rounds = self.syncs.lock();
-        let number = rounds.next();
+        let mut number = rounds.next();
         loop {
             if let Some(round) = Round::begin(self, &mut rounds) {
                 drop(rounds);
                 round.run();
-                drop(round);
             } else {
                 // Changed since, it does not sleep.
                 let seen = self.syncs.word(number).load(Acquire);
-                rounds.waiting_for(number).threads += 1;
                 drop(rounds);
                 if !self.syncs.has_ended(number) {
                     atomic_wait::wait(self.syncs.word(number), seen);
@@ -250,52 +248,86 @@ impl Shared {
                 return done;
             }
             rounds = self.syncs.lock();
-            // It may be counted no more, or be counted again; too few are counted at worst, and wakes cost little.
-            let threads = &mut rounds.waiting_for(number).threads;
-            *threads = threads.saturating_sub(1);
+            if rounds.is_over(number) {
+                number = rounds.next();
+            }
         }
     }
 
-    fn poll_sync(self: &Arc<Self>, number: &mut Option<u64>, cx: &Context<'_>) -> Poll<Result<(), SyncError>> {
-        let mut rounds = self.syncs.lock();
-        let number = *number.get_or_insert_with(|| rounds.next());
-        if let Some(done) = self.synced(number) {
-            return Poll::Ready(done);
-        }
-        rounds.waiting_for(number).tasks.push(cx.waker().clone());
-        let round = Round::begin(self, &mut rounds);
-        drop(rounds);
-        if let Some(round) = round {
-            off_thread::spawn(move || round.run_on());
-        }
-        Poll::Pending
-    }
-
-    /// Syncs as the durability of this open says, until it is stopped: what its thread does.
-    pub fn sync_now_and_then(self: &Arc<Self>, every: Duration) {
+    /// What the syncer does, until it is stopped: the syncs that tasks wait for, and those of the interval.
+    pub fn run_syncs(self: &Arc<Self>, interval: Option<Duration>) {
+        let next = || interval.and_then(|every| Instant::now().checked_add(every));
+        let mut deadline = next();
         loop {
-            let idle = |rounds: &mut Rounds| !rounds.stop && !rounds.due;
-            let woken = self.syncs.timer.wait_timeout_while(self.syncs.lock(), every, idle);
-            let (mut rounds, _) = woken.unwrap_or_else(|e| e.into_inner());
-            let stop = rounds.stop;
+            let mut rounds = self.syncs.lock();
+            let is_late = |at: Option<Instant>| at.is_some_and(|at| Instant::now() >= at);
+            while !rounds.stop && !rounds.due && !rounds.is_wanted() && !is_late(deadline) {
+                let work = &self.syncs.work;
+                rounds = match deadline {
+                    None => work.wait(rounds).unwrap_or_else(|e| e.into_inner()),
+                    Some(at) => {
+                        let left = at.saturating_duration_since(Instant::now());
+                        work.wait_timeout(rounds, left).unwrap_or_else(|e| e.into_inner()).0
+                    }
+                };
+            }
+            if rounds.stop {
+                return;
+            }
+            if rounds.is_wanted() {
+                let round = Round::begin(self, &mut rounds);
+                drop(rounds);
+                round.into_iter().for_each(Round::run);
+                continue;
+            }
             rounds.due = false;
             drop(rounds);
+            deadline = next();
             // Before the sync: what is noted from here on is the next one's.
-            self.syncs.sent.store(0, Relaxed);
-            if self.syncs.changed.swap(false, AcqRel) && self.blocking_sync().is_err() {
-                return; // every operation says why
-            }
-            if stop {
-                return;
+            if self.syncs.take_changed() && self.blocking_sync().is_err() {
+                deadline = None; // every operation says why
             }
         }
     }
 }
 
+/// One task that waits for a sync.
+#[derive(Default)]
+struct Wait {
+    number: u64,
+    /// By whom it waits for that number.
+    registered: Option<Waker>,
+}
+
+impl Wait {
+    fn poll(&mut self, root: &Root, cx: &Context<'_>) -> Poll<Result<(), SyncError>> {
+        // First: in the child of a fork nothing else is this process's.
+        root.usable()?;
+        let shared = root.shared();
+        let mut rounds = shared.syncs.lock();
+        if self.number == 0 || rounds.is_over(self.number) && !shared.syncs.has_ended(self.number) {
+            *self = Self { number: rounds.next(), registered: None };
+        }
+        if let Some(done) = shared.synced(self.number) {
+            return Poll::Ready(done);
+        }
+        if !self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.registered = Some(cx.waker().clone());
+            rounds.tasks(self.number).push(cx.waker().clone());
+        }
+        let wanted = rounds.is_wanted();
+        drop(rounds);
+        if wanted && !root.ensure_syncer() {
+            // No thread can be had: then it is this one.
+            return Poll::Ready(shared.blocking_sync());
+        }
+        shared.syncs.work.notify_one();
+        Poll::Pending
+    }
+}
+
 /// Returns when everything done before is on stable storage.
 pub async fn sync(root: &Root) -> Result<(), SyncError> {
-    root.usable()?;
-    let shared = root.shared();
-    let mut number = None;
-    tokio::task::coop::cooperative(poll_fn(|cx| shared.poll_sync(&mut number, cx))).await
+    let mut wait = Wait::default();
+    tokio::task::coop::cooperative(poll_fn(|cx| wait.poll(root, cx))).await
 }

@@ -62,6 +62,7 @@ pub struct OpenFile {
     pub recovered: Option<RecoveryReport>,
     file: Unshared,
     header: Mutex<Header>,
+    syncing: Mutex<()>,
     /// The forks before it was opened.
     forks: u64,
 }
@@ -141,7 +142,8 @@ impl OpenFile {
         let map = Map::new(&file, layout, header.uuid, Access::ReadWrite).map_err(failed(path, "map it"))?;
         let header = Mutex::new(header);
         let (id, path, recovered) = (NOBODY, path.to_owned(), None);
-        let mut open = Self { map, id, path, read_only: false, recovered, header, file, forks };
+        let syncing = Mutex::new(());
+        let mut open = Self { map, id, path, read_only: false, recovered, header, syncing, file, forks };
         let alone = open.make_usable((boot_id(&open.path)?, meta.dev(), meta.ino()), options)?;
         let path = &*open.path;
         // First: they may have every entry.
@@ -177,7 +179,7 @@ impl OpenFile {
             }
             let known = known(self.map.memory(), header);
             // Before anything else is stored; and of no boot, so that a death on the way begins it again.
-            if header.clean {
+            if header.clean || cause == Cause::Damaged {
                 mark(header, ([0; 2], 0, 0));
                 write(header)?;
             }
@@ -191,6 +193,9 @@ impl OpenFile {
             let recovered = survey.apply(self.map.memory());
             let what = |what: &str| OpenError::Damaged { path: path.into(), what: what.into() };
             let recovered = recovered.map_err(what)?;
+            if !found::fits(self.map.memory()) {
+                return Err(what("its records contradict each other"));
+            }
             sync(&self.file, &self.map).map_err(failed(path, "sync it"))?;
             (header.era, header.page_limit) = (recovered.era, recovered.page_limit);
             mark(header, here);
@@ -226,7 +231,10 @@ impl OpenFile {
         let here = (boot_id(path)?, meta.dev(), meta.ino());
         let in_use = is_in_use(&file, map.memory());
         let mut recovered = None;
-        if let Some(cause) = what_is_wrong(map.memory(), &header, here, in_use).filter(|_| !in_use) {
+        let wrong = what_is_wrong(map.memory(), &header, here, in_use).filter(|_| !in_use);
+        // Somebody may have come meanwhile, and what was looked at be changed by that.
+        let is_as_it_was = || !is_in_use(&file, map.memory()) && Header::read(path, &file).is_ok_and(|h| h == header);
+        if let Some(cause) = wrong.filter(|_| is_as_it_was()) {
             // What a recovery would make of it, in memory of this process.
             let layout = map.layout().clone();
             map = Map::new(&file, layout, header.uuid, Access::Private).map_err(failed(path, "map it"))?;
@@ -237,12 +245,23 @@ impl OpenFile {
             recovered = Some(done.map_err(|what| OpenError::Damaged { path: path.into(), what: what.into() })?.report);
         }
         let (path, header) = (path.into(), Mutex::new(header));
-        Ok(Self { map, id: NOBODY, path, read_only: true, recovered, header, file, forks })
+        let syncing = Mutex::new(());
+        Ok(Self { map, id: NOBODY, path, read_only: true, recovered, header, syncing, file, forks })
     }
 
     /// Brings everything that was changed in the file to stable storage.
     pub fn sync(&self) -> io::Result<()> {
-        sync(&self.file, &self.map)
+        self.one_sync(|| sys::sync(&self.file))
+    }
+
+    /// One at a time: the kernel tells an error to one of those who sync through a description. Nothing is
+    /// tried once one has failed, and what returned while another failed counts for nothing.
+    fn one_sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let _alone = self.syncing.lock().unwrap_or_else(|e| e.into_inner());
+        let unpoisoned = || if self.is_poisoned() { Err(io::Error::other("a sync has failed before")) } else { Ok(()) };
+        unpoisoned()?;
+        checked(&self.map, sync())?;
+        unpoisoned()
     }
 
     /// Brings everything that was changed in the pages to stable storage.
@@ -252,7 +271,7 @@ impl OpenFile {
 
     /// Brings a range of bytes to stable storage.
     pub fn sync_range(&self, range: Range<usize>) -> io::Result<()> {
-        sync_range(&self.map, range)
+        self.one_sync(|| self.map.sync(range))
     }
 
     /// Whether a sync has failed, in whichever process.
@@ -403,7 +422,7 @@ impl OpenFile {
             self.free_the_dead();
         }
         self.id.detach(mem);
-        let last = locked && OpenId::all(mem).next().is_none();
+        let last = locked && OpenId::all(mem).next().is_none() && !is_in_use(&self.file, mem);
         let left = if last { self.leave_clean() } else { Ok(()) };
         // The byte before the lock: who finds the entry free finds its byte free. Whatever these
         // say, closing the file frees both.
@@ -472,7 +491,7 @@ fn what_is_wrong(mem: Memory<'_>, header: &Header, here: ([u64; 2], u64, u64), i
     let coherent = (header.boot_id, header.device, header.inode) == here;
     // One that was never opened has nothing that could be checked.
     let never_opened = header.clean && header.boot_id == [0; 2];
-    if !header.clean && mem.poison().load(Acquire) != 0 {
+    if !never_opened && mem.poison().load(Acquire) != 0 {
         return Some(Cause::Poisoned);
     }
     if !header.clean && !coherent {
@@ -489,7 +508,8 @@ fn known(mem: Memory<'_>, header: &Header) -> Known {
 
 /// Whether somebody alive has the file open.
 fn is_in_use(file: &File, mem: Memory<'_>) -> bool {
-    OpenId::all(mem).any(|id| sys::is_locked(file, LockByte::Open(id.index)).unwrap_or(true))
+    // Whatever memory says of who that is.
+    sys::is_any_locked(file, mem.layout.geometry.max_opens).unwrap_or(true)
 }
 
 fn attach(path: &Path, file: &File, mem: Memory<'_>) -> Result<OpenId, OpenError> {

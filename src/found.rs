@@ -123,7 +123,7 @@ fn settle_tables(ring: &Ring<'_>, place: usize) {
         // Where it can still be written a record ends before what was given out.
         if number == head
             && let SlotState::Committed(at) = page.slot(number, index)
-            && page.record_end(at).is_none_or(|end| end > cursor.units)
+            && page.said(at).is_none_or(|(_, end)| end > cursor.units)
         {
             page.word(Layout::PAGE_DAMAGE_SEEN).store(number + 1, Relaxed);
             page.settle(number, index, SlotState::Damaged);
@@ -162,7 +162,9 @@ impl<'a> Group<'a> {
         let fits = |number: u64| {
             let (page, word) = self.in_page(number);
             let cursor = self.cursor(number, word.load(Acquire));
-            cursor.index <= self.places(&page) && (!cursor.closed || may_be_lost(number))
+            // It may start behind the last message that a recovery found there.
+            let end = self.places(&page).max(self.start_index(number));
+            cursor.index <= end && (!cursor.closed || may_be_lost(number))
         };
         // Behind the newest message, where a recovery found less than there was.
         (start.page() <= head || start <= following)

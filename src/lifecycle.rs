@@ -137,6 +137,10 @@ impl<'a> Group<'a> {
             return Err(NotCreated::BeyondEnd(ring.end()));
         }
         group.settle_start(ring, first);
+        if group.instance().is_multiple_of(255) {
+            // On disk, too, nothing of an earlier group of this number may pass for this one's.
+            sync(mem.layout.bytes_of_pages()).map_err(NotCreated::NotSynced)?;
+        }
         group.entry(Some(name)).publish(mem, number, sync).map_err(NotCreated::NotSynced)?;
         Ok(group)
     }

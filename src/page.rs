@@ -282,9 +282,9 @@ impl<'a> Page<'a> {
             && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3]
     }
 
-    /// Where a record at a word of the record area ends, if it can lie there.
-    pub fn record_end(&self, at: usize) -> Option<usize> {
-        self.header(at).map(|(_, len)| at + record_words(len))
+    /// Where a record at a word of the record area would end, and the offset that it says.
+    pub fn said(&self, at: usize) -> Option<(crate::Offset, usize)> {
+        self.header(at).map(|(head, len)| (crate::Offset::from_u64(head[1]), at + record_words(len)))
     }
 
     /// Looks whether a record lies at a word of the record area, whichever it is: its offset and its

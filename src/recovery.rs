@@ -152,16 +152,23 @@ pub fn survey(mem: Memory<'_>, cause: Cause, known: Known, mut progress: impl Fn
 fn records(mem: Memory<'_>, place: usize, known: Known, copy: &mut Vec<u8>) -> Option<Found> {
     let (page, layout) = (Page::new(mem, place), mem.layout);
     let mut best: Option<Found> = None;
+    let mut looked_at = 0;
     for index in 0..layout.slots {
         let word = page.slot_word(index).load(Relaxed);
         let SlotState::Committed(at) = Slot::of(word, Slot::tag(word)) else { continue };
-        let Some((offset, words)) = page.find(mem.uuid, at, copy) else { continue };
+        // Before the record is read: what it says it is.
+        let Some((offset, end)) = page.said(at) else { continue };
         let number = offset.page();
         let right = offset.index() as usize == index
             && number < known.page_limit
             && layout.place(number) == place
             && layout.slot_tag(number) == Slot::tag(word);
         if !right || best.as_ref().is_some_and(|best| best.page > number) {
+            continue;
+        }
+        // Records lie beside each other: more than this there is only where somebody made them overlap.
+        looked_at += end - at;
+        if looked_at > 4 * layout.data_words || page.find(mem.uuid, at, copy).is_none() {
             continue;
         }
         let empty = || Found { page: number, good: vec![0; layout.slots.div_ceil(64)], messages: 0, units: 0 };
@@ -172,7 +179,7 @@ fn records(mem: Memory<'_>, place: usize, known: Known, copy: &mut Vec<u8>) -> O
         let found = best.insert(found);
         found.good[index / 64] |= 1 << (index % 64);
         found.messages += 1;
-        found.units = found.units.max(at + words);
+        found.units = found.units.max(end);
     }
     best
 }

@@ -242,7 +242,8 @@ impl<'a> Ring<'a> {
     fn open(&self, cell: &mut OpCell<'_>, number: u64, now: u64) -> bool {
         let page = self.page(number);
         if page.number() == number && page.cursor().state == PageState::Prepared {
-            if self.layout().lap(number).is_multiple_of(CLEAR_EVERY_LAPS) {
+            let lap = self.layout().lap(number);
+            if lap != 0 && lap.is_multiple_of(CLEAR_EVERY_LAPS) {
                 self.clear_tables(number);
             }
             // Relaxed: a time for searching; ORDER[open] publishes it.
@@ -268,11 +269,14 @@ impl<'a> Ring<'a> {
             let seen = word.load(Acquire); // ORDER[commit]: as any change of such a word
             let tag = (seen >> 32) as u32;
             let current = if at >= slots.start { tag == lap } else { tag >> 8 == groups };
+            if seen == 0 || current {
+                continue;
+            }
             let to = match acks.iter().any(|acks| acks.contains(&at)) {
                 true => Acks::word(groups << 8 | tag & 0xff, 0),
                 false => 0,
             };
-            if seen != 0 && !current && page.number() == number {
+            if page.number() == number {
                 let _ = word.compare_exchange(seen, to, AcqRel, Relaxed);
             }
         }

@@ -275,16 +275,23 @@ impl Sender {
     /// Dropped before it is ready, it may have sent the first few.
     pub async fn send_many<M: AsRef<[u8]>>(&self, messages: &[M]) -> Result<Vec<Offset>, SendManyError> {
         let mut many = Many::new(self, messages);
-        while let Some(run) = many.next_run()? {
+        let done = loop {
+            let run = match many.next_run() {
+                Ok(Some(run)) => run,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
             let mut sleeper = Sleeper::sender();
             let place = poll_fn(|cx| self.poll_place(cx, &mut sleeper, &run));
-            let sent = tokio::task::coop::cooperative(place).await;
-            many.sent(sent)?;
-        }
+            if let Err(error) = many.sent(tokio::task::coop::cooperative(place).await) {
+                break Err(error);
+            }
+        };
+        // Those that were sent, also if the next was not.
         if self.root.syncs_always() && !many.offsets.is_empty() && durability::sync(&self.root).await.is_err() {
             return Err(many.failed(SendError::Poisoned));
         }
-        Ok(many.offsets)
+        many.ended(done)
     }
 
     /// As [`send_many`](Self::send_many); blocks the thread while the channel is full.
@@ -294,14 +301,20 @@ impl Sender {
     /// As [`send_many`](Self::send_many).
     pub fn blocking_send_many<M: AsRef<[u8]>>(&self, messages: &[M]) -> Result<Vec<Offset>, SendManyError> {
         let mut many = Many::new(self, messages);
-        while let Some(run) = many.next_run()? {
-            let sent = self.place_blocking(&run, None);
-            many.sent(sent)?;
-        }
+        let done = loop {
+            let run = match many.next_run() {
+                Ok(Some(run)) => run,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            if let Err(error) = many.sent(self.place_blocking(&run, None)) {
+                break Err(error);
+            }
+        };
         if self.root.syncs_always() && !many.offsets.is_empty() && self.blocking_sync().is_err() {
             return Err(many.failed(SendError::Poisoned));
         }
-        Ok(many.offsets)
+        many.ended(done)
     }
 
     /// A buffer of `len` bytes, zeroed, to be filled and sent. It is private: the place in the ring
@@ -369,7 +382,7 @@ impl<'a, M: AsRef<[u8]>> Many<'a, M> {
     }
 
     /// The next messages that one add can place: together no longer than the longest record.
-    fn next_run(&mut self) -> Result<Option<Vec<Record<'a>>>, SendManyError> {
+    fn next_run(&mut self) -> Result<Option<Vec<Record<'a>>>, SendError> {
         let room = self.sender.root.file.map.layout().max_record_words;
         let mut words = 0;
         let mut run = Vec::new();
@@ -379,22 +392,29 @@ impl<'a, M: AsRef<[u8]>> Many<'a, M> {
                     words += record.words();
                     run.push(record);
                 }
-                Err(error) if run.is_empty() => return Err(self.failed(error)),
+                Err(error) if run.is_empty() => return Err(error),
                 Ok(_) | Err(_) => break,
             }
         }
         Ok((!run.is_empty()).then_some(run))
     }
 
-    fn sent(&mut self, sent: Result<Sent, SendError>) -> Result<(), SendManyError> {
-        let sent = sent.map_err(|error| self.failed(error))?;
+    fn sent(&mut self, sent: Result<Sent, SendError>) -> Result<(), SendError> {
+        let sent = sent?;
         self.offsets.extend((0..sent.count).map(|i| Offset::new(sent.page, sent.index + i)));
         self.rest = &self.rest[sent.count..];
         Ok(())
     }
 
-    fn failed(&mut self, error: SendError) -> SendManyError {
-        SendManyError { sent: std::mem::take(&mut self.offsets), error }
+    fn ended(self, done: Result<(), SendError>) -> Result<Vec<Offset>, SendManyError> {
+        match done {
+            Ok(()) => Ok(self.offsets),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn failed(self, error: SendError) -> SendManyError {
+        SendManyError { sent: self.offsets, error }
     }
 }
 

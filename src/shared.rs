@@ -94,21 +94,28 @@ impl Root {
             syncer: Mutex::new(None),
             file,
         })));
-        if let Durability::Interval { every, .. } = durability
-            && root.usable().is_ok()
-        {
-            root.start_syncing(every);
+        if matches!(durability, Durability::Interval { .. }) && root.usable().is_ok() {
+            root.ensure_syncer();
         }
         root
     }
 
-    fn start_syncing(&self, every: Duration) {
-        let shared = self.shared();
-        let named = thread::Builder::new().name("disk_chan syncer".into());
-        match named.spawn(move || shared.sync_now_and_then(every)) {
-            Ok(handle) => *self.syncer.lock().unwrap_or_else(|e| e.into_inner()) = Some(handle),
-            Err(error) => tracing::warn!(%error, "no thread to sync: only what is asked for is synced"),
+    /// Starts the thread that syncs for tasks and for an interval; false if it cannot be started.
+    pub fn ensure_syncer(&self) -> bool {
+        let mut syncer = self.0.syncer.lock().unwrap_or_else(|e| e.into_inner());
+        if syncer.is_none() {
+            let shared = Arc::clone(&self.0);
+            let interval = match self.durability {
+                Durability::Interval { every, .. } => Some(every),
+                Durability::Buffered | Durability::Always => None,
+            };
+            let named = thread::Builder::new().name("disk_chan syncer".into());
+            match named.spawn(move || shared.run_syncs(interval)) {
+                Ok(handle) => *syncer = Some(handle),
+                Err(error) => tracing::warn!(%error, "no syncer: who asks for a sync waits for it on its own thread"),
+            }
         }
+        syncer.is_some()
     }
 
     fn ensure_watcher(&self) {
@@ -181,6 +188,9 @@ impl Drop for Root {
             }
         }
         self.syncs.wait_until_idle();
+        if matches!(self.durability, Durability::Interval { .. }) && self.syncs.take_changed() {
+            let _ = self.shared().blocking_sync(); // poisoned, nobody else is told by this one
+        }
         self.file.close();
     }
 }
@@ -482,6 +492,11 @@ impl Shared {
         }
     }
 
+    /// Whether the open has ended: a waker that the watcher woke may have dropped the last handle.
+    fn has_ended(&self) -> bool {
+        self.asleep.load(SeqCst) & STOP != 0
+    }
+
     /// What a wake that never came would have told. `groups` is which groups there were last time.
     fn look(&self, groups: &mut [Option<u64>]) {
         let ring = self.ring();
@@ -496,6 +511,9 @@ impl Shared {
             if list.is_empty() {
                 continue;
             }
+            if self.has_ended() {
+                return;
+            }
             if before != now {
                 list.wake_all();
                 continue;
@@ -507,7 +525,7 @@ impl Shared {
                 Some(_) => {}
             }
         }
-        if !self.room.is_empty() {
+        if !self.room.is_empty() && !self.has_ended() {
             let head = ring.head();
             if head.closed || self.file.is_poisoned() || ring.advance(head.page, now()).is_ok() {
                 self.room.wake_all();

@@ -64,6 +64,15 @@ pub fn is_locked(file: &File, byte: LockByte) -> io::Result<bool> {
     Ok(i32::from(lock.l_type) != libc::F_UNLCK)
 }
 
+/// Whether another file description has the lock byte of any of so many opens.
+pub fn is_any_locked(file: &File, opens: usize) -> io::Result<bool> {
+    let mut lock = request(LockByte::Open(0), libc::F_WRLCK);
+    lock.l_len = opens as i64;
+    // SAFETY: as in `is_locked`.
+    checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &mut lock) })?;
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
 /// Allocates every byte of the file.
 pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     // SAFETY: a valid descriptor; the call takes no pointer.
