@@ -310,7 +310,8 @@ impl Channel {
 
     /// Refuses further sends, in the file and so in every process. Receivers get what was sent
     /// before, and then `Disconnected`. [`sender`](Self::sender) opens the channel again; senders
-    /// made before stay closed. Opened read-only, or in the child of a fork, it does nothing.
+    /// made before stay closed. Opened read-only, poisoned, or in the child of a fork, it does nothing. A
+    /// power loss may undo it; a clean close keeps it.
     pub fn close(&self) {
         if self.root.usable().is_err() {
             return;
@@ -329,8 +330,7 @@ impl Channel {
         self.root.is_inherited() || self.root.ring().head().closed
     }
 
-    /// Returns when everything sent and acknowledged before, by whichever process, is on stable storage,
-    /// and the places of groups.
+    /// Returns when everything sent and acknowledged before, by whichever process, is on stable storage.
     ///
     /// Callers of one open share a sync; who asks while one runs waits for the next. It waits for no send
     /// that has not ended, and for no other process.

@@ -73,23 +73,30 @@
 //!
 //! [`Sender::send_durable`] returns when its message is on stable storage, [`Channel::sync`] when everything
 //! is that was sent and acknowledged before; [`Options::durability`] does so now and then, or for each send.
-//! Callers of one open share a sync: who asks while one runs waits for the next. A sync is an `fdatasync` of
-//! the pages; no other process, and no send that has begun and not ended, can delay it.
+//! Callers of one open share a sync: who asks while one runs waits for the next. A sync is one `msync` of the
+//! pages, on the thread of a blocking caller or on one of the open's own; no other process, and no send that
+//! has begun and not ended, can delay it. On tmpfs there is nothing that survives a power loss.
 //!
 //! - **Recovery.** Opening a file that was in use when the machine went down recovers it: every message whose
 //!   record verifies is kept, what groups have done is as much as was on disk, and new offsets begin above
 //!   all that were ever used. [`Channel::recovered`] tells what was done. Its time grows with what is in the
-//!   ring; it can be interrupted, by a power loss too, and is then made again. While another process has such
-//!   a file open it is [`OpenError::InUse`]. After the deaths of processes nothing has to be recovered.
+//!   ring; it can be interrupted, by a power loss too, and is then made again. Meanwhile who else opens the
+//!   file waits, and gives up after ten seconds with `Busy`; while another process has such a file open it is
+//!   [`OpenError::InUse`]. After the deaths of processes nothing has to be recovered. What a power loss takes
+//!   apart from messages: how often one was handed out, a close that was not synced, and what `Stats` counts.
+//! - **Opening** a file that nobody has open looks at every table in it, about an eighth of the file or less;
+//!   closing it as the last user does, too.
 //! - **A failed sync poisons the channel.** Then the kernel has taken for written what it could not write,
 //!   and what is in memory may be gone tomorrow. Every operation, in every process, is an error called
-//!   `Poisoned` from then on, and nothing is tried again. Once nobody has the file open, opening it writes all
+//!   `Poisoned` from then on, but for those that only look, and nothing is tried again. Once nobody has the file open, opening it writes all
 //!   that is in memory again, recovers, and goes on.
 //! - **Damage.** A channel that was closed in order carries checksums of its tables and a second copy of its
 //!   header and its groups. A bit that flipped costs at most the message that it hit, and is counted.
 //!
-//! Outside of all this: somebody else writing into the open file or truncating it, and read errors of
-//! the device.
+//! Outside of all this: somebody else writing into the open file or truncating it; a copy of a file in use
+//! put in its place within the same boot; a file system that is shut down under the file, and read errors
+//! of the device, which are signals; a process killed while a sync of its own was failing, before it could
+//! say so, if nobody else had the file open.
 //!
 //! # How it differs from a channel in memory
 //!

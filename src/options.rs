@@ -184,7 +184,8 @@ impl Options {
     ///
     /// A message that was given back that often, by its holders, their deaths or `lease_timeout`, goes
     /// to a channel of its own beside this one, with the name of this file and `.dead` behind it: see
-    /// [`Channel::dead_letters`]. That channel has the size of this one, and is created with it.
+    /// [`Channel::dead_letters`]. That channel has the size of this one, and is created with it. Who makes a
+    /// letter of a message waits until it is on stable storage.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);
         self

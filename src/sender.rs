@@ -122,11 +122,14 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// [`SendError::MessageTooLarge`] before anything is reserved; [`SendError::Closed`].
+    /// [`SendError::MessageTooLarge`] before anything is reserved; [`SendError::Closed`];
+    /// [`SendError::Poisoned`]; under [`Durability::Always`](crate::Durability::Always)
+    /// [`SendError::NotDurable`] if it was sent and then the sync failed.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, it has sent nothing.
+    /// Dropped before it is ready, it has sent nothing; under
+    /// [`Durability::Always`](crate::Durability::Always) it may have sent the message.
     pub async fn send(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
         let record = [self.record(message.as_ref())?];
         let mut sleeper = Sleeper::sender();
@@ -241,7 +244,8 @@ impl Sender {
         }
     }
 
-    /// Sends a message; blocks the thread while the channel is full, but not longer than `timeout`.
+    /// Sends a message; blocks the thread while the channel is full, but not longer than `timeout`. (Under
+    /// [`Durability::Always`](crate::Durability::Always) the sync comes on top of that.)
     ///
     /// # Errors
     ///
@@ -459,11 +463,11 @@ impl Reservation {
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`].
+    /// As [`Sender::send`].
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, it has sent nothing, and the bytes are gone.
+    /// As [`Sender::send`]; and the bytes are gone.
     pub async fn commit(self) -> Result<Offset, SendError> {
         self.sender.send(&self.buffer).await
     }
@@ -472,12 +476,13 @@ impl Reservation {
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`].
+    /// As [`Sender::send`].
     pub fn blocking_commit(self) -> Result<Offset, SendError> {
         self.sender.blocking_send(&self.buffer)
     }
 
-    /// Sends it if there is room; else gives it back beside the reason.
+    /// Sends it if there is room; else gives it back beside the reason. (With
+    /// [`TrySendError::NotDurable`] it was sent.)
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@ mod common;
 mod syncs;
 
 use common::{CountingWaker, Dir, body, drain_numbers, poll_once, small, within, within_tokio};
-use disk_chan::{Durability, Offset, Options, Overflow};
+use disk_chan::{Durability, Offset, OpenError, Options, Overflow};
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -118,6 +118,31 @@ fn callers_share_a_sync() {
         assert!((EACH..=CALLERS * EACH / 4).contains(&used), "{used} syncs");
         channel.blocking_sync().unwrap();
         assert_eq!(channel.durable_offset(), channel.stats().end_offset);
+    });
+}
+
+/// Blocking callers may take every thread that a runtime has for them: tasks' syncs do not need one.
+#[test]
+fn blocking_callers_do_not_keep_tasks_from_syncing() {
+    within(60, || {
+        let _syncs = Syncs::mine();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).max_blocking_threads(2).build();
+        let runtime = runtime.unwrap();
+        let dir = Dir::new();
+        let tx = small().page_size(1 << 20).blocking_open(dir.file()).unwrap().sender();
+        let blocking = |_| {
+            let tx = tx.clone();
+            runtime.spawn_blocking(move || (0..50).for_each(|n| assert!(tx.blocking_send_durable(body(n, 50)).is_ok())))
+        };
+        let blocking: Vec<_> = (0..4).map(blocking).collect();
+        runtime.block_on(async {
+            for n in 0..50 {
+                tx.send_durable(body(n, 50)).await.unwrap();
+            }
+            for thread in blocking {
+                thread.await.unwrap();
+            }
+        });
     });
 }
 
@@ -269,6 +294,14 @@ fn always_is_every_send() {
     assert!(many[99] < channel.durable_offset());
     smol::block_on(tx.send_many(&["x"; 100])).unwrap();
     assert_eq!(syncs.count(), before + 2, "one for all");
+    // Those that were sent, also where the next was not.
+    let too_long = vec![0; channel.max_message_len() + 1];
+    let error = tx.blocking_send_many(&[b"x".as_slice(), &too_long]).unwrap_err();
+    assert!(error.sent[0] < channel.durable_offset());
+    let error = smol::block_on(tx.send_many(&[b"x".as_slice(), &too_long])).unwrap_err();
+    assert!(error.sent[0] < channel.durable_offset());
+    assert_eq!(syncs.count(), before + 4);
+    let before = before + 2;
     assert!(tx.blocking_send_many::<&str>(&[]).unwrap().is_empty());
     assert_eq!(syncs.count(), before + 2, "none for none");
 }
@@ -282,4 +315,51 @@ fn a_read_only_open_cannot_sync() {
     assert_eq!(looking.blocking_sync(), Err(disk_chan::SyncError::ReadOnly));
     channel.sender().blocking_send_durable("x").unwrap();
     assert_eq!(looking.durable_offset(), channel.durable_offset());
+}
+
+/// A message that becomes a dead letter is on stable storage there before it is done here.
+#[test]
+fn a_letter_is_durable_before_its_message_is_done() {
+    let syncs = Syncs::mine();
+    let dir = Dir::new();
+    let channel = small().max_attempts(1).blocking_open(dir.file()).unwrap();
+    let mut rx = channel.blocking_subscribe("g").unwrap();
+    channel.sender().blocking_send_durable("poison").unwrap();
+    let lease = rx.try_lease().unwrap();
+    let before = syncs.count();
+    drop(lease);
+    assert_eq!(channel.groups()[0].dead_lettered, 1);
+    assert_eq!(syncs.count(), before + 1);
+}
+
+#[test]
+fn an_interval_of_nothing_is_refused() {
+    let dir = Dir::new();
+    for (every, max_messages) in [(Duration::ZERO, 1), (Duration::from_secs(1), 0)] {
+        let options = small().durability(Durability::Interval { every, max_messages });
+        let error = options.blocking_open(dir.file()).unwrap_err();
+        assert!(matches!(error, OpenError::InvalidOption { option: "durability", .. }), "{error}");
+    }
+}
+
+/// The words of groups in pages are told apart by 255 generations. Before one comes round they are cleared, and that
+/// is on disk before the new group is.
+#[test]
+fn generations_of_groups_come_round_on_disk_too() {
+    let syncs = Syncs::mine();
+    let dir = Dir::new();
+    let channel = small().blocking_open(dir.file()).unwrap();
+    let made: Vec<u64> = (0..520)
+        .map(|n| {
+            let before = syncs.count();
+            drop(channel.blocking_subscribe(format!("group {n}").as_str()).unwrap());
+            let made = syncs.count() - before;
+            channel.remove_group(format!("group {n}").as_str(), false).unwrap();
+            made
+        })
+        .collect();
+    // Two copies of the entry, and in the 255th and the 510th of that number the pages.
+    let with_pages: Vec<usize> = (0..520).filter(|&n| made[n] == 3).collect();
+    assert_eq!(with_pages, [254, 509]);
+    assert!(made.iter().all(|&n| n == 2 || n == 3));
 }

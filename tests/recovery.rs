@@ -4,7 +4,8 @@
 mod common;
 
 use common::{Dir, body, drain_numbers, number, small};
-use disk_chan::{Cause, Channel, Options, Overflow, Start, TrySendError};
+use disk_chan::{Cause, Channel, OpenError, Options, Overflow, Start, TrySendError};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -158,4 +159,21 @@ fn a_group_that_began_where_nothing_is_left() {
     drop(twice);
     let again = Options::new().blocking_open(&path).unwrap();
     assert_eq!(drain_numbers(&mut again.blocking_subscribe("late").unwrap()), [2, 3, 4]);
+}
+
+/// Recovery while somebody has it open would pull the ground from under them: it goes by their locks, whatever
+/// memory says of who they are.
+#[test]
+fn who_has_it_open_is_told_by_locks() {
+    let dir = Dir::new();
+    let channel = small().blocking_open(dir.file()).unwrap();
+    channel.sender().blocking_send("x").unwrap();
+    let file = std::fs::File::options().write(true).open(dir.file()).unwrap();
+    let channel_line = 2 * 4096 + 4 * 128;
+    file.write_all_at(&[0; 8], channel_line + 8).unwrap(); // no open was ever used
+    file.write_all_at(&[1; 8], channel_line + 32).unwrap(); // and a sync has failed
+    let error = Options::new().blocking_open(dir.file()).unwrap_err();
+    assert!(matches!(error, OpenError::Poisoned { .. }), "{error}");
+    drop(channel);
+    assert_eq!(Options::new().blocking_open(dir.file()).unwrap().len(), 1);
 }

@@ -229,3 +229,30 @@ fn the_timer_and_always_poison_too() {
         assert_eq!(channel.sender().try_send("x"), Err(TrySendError::Poisoned));
     });
 }
+
+/// The kernel tells a failed write to one of those who sync: what ended well beside it promises nothing.
+#[test]
+fn a_sync_beside_one_that_failed_counts_for_nothing() {
+    within(60, || {
+        let syncs = Syncs::mine();
+        let dir = Dir::new();
+        let channel = small().blocking_open(dir.file()).unwrap();
+        let before = syncs.count();
+        syncs.hold();
+        thread::scope(|scope| {
+            let sender = channel.sender();
+            let first = scope.spawn(move || sender.blocking_send_durable("first"));
+            syncs.wait_for(before + 1);
+            // The next that is tried is told; it may be this one, or the one that is held.
+            let second = scope.spawn(|| channel.blocking_subscribe("new").map(drop));
+            thread::sleep(Duration::from_millis(20));
+            syncs.fail(libc::EIO, 1);
+            syncs.let_go();
+            let (first, second) = (first.join().unwrap(), second.join().unwrap());
+            assert!(first.is_err() || second.is_err());
+            syncs.mend();
+        });
+        assert_eq!(channel.sender().blocking_send_durable("x"), Err(SendError::Poisoned));
+        assert_eq!(channel.blocking_sync(), Err(SyncError::Poisoned));
+    });
+}
