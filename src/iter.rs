@@ -16,7 +16,8 @@ impl Receiver {
         TryIter { receiver: self }
     }
 
-    /// The messages, as copies; blocks the thread for each, and ends when nobody is left to send.
+    /// The messages, as copies; blocks the thread for each, and ends when nobody is left to send, or receiving
+    /// is another error than `Lagged`.
     ///
     /// What was dropped before the group had it (`Lagged`) is passed over; the group's statistics
     /// count it.
@@ -24,7 +25,7 @@ impl Receiver {
         Iter { receiver: self, ended: false }
     }
 
-    /// The messages, as copies, as a stream; ends when nobody is left to send.
+    /// The messages, as copies, as a stream; ends as [`iter`](Self::iter).
     pub fn stream(&mut self) -> MessageStream<'_> {
         let sleeper = Sleeper::receiver(self.at.group);
         MessageStream { receiver: self, sleeper, ended: false }
