@@ -452,15 +452,20 @@ impl History<'_> {
         world.land()?;
         let errors = [libc::EIO, libc::ENOSPC, libc::EDQUOT];
         let error = errors[self.rng.index(errors.len())];
-        world.disk.fail_after(self.rng.below(4) as u32, error, Rng(self.rng.next()));
+        // Often of a group that goes, and is done with something that is there.
+        let removes = self.rng.percent(40);
+        if removes {
+            world.drain()?;
+            world.sync()?;
+        }
+        let syncs = self.rng.below(if removes { 2 } else { 4 });
+        world.disk.fail_after(syncs as u32, error, Rng(self.rng.next()));
         let before = world.disk.failed();
-        // Often of a group that comes or goes.
-        let often = self.rng.percent(40);
         for _ in 0..200 {
-            let op = if often && self.rng.percent(50) {
-                [Op::Remove, Op::Subscribe][self.rng.index(2)]
-            } else {
-                self.an_op()
+            let op = match removes {
+                true if world.groups().is_empty() => Op::Subscribe,
+                true => Op::Remove,
+                false => self.an_op(),
             };
             // What was not promised may fail.
             let done = world.act(op, &mut self.rng);
