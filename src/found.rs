@@ -54,7 +54,8 @@ fn pages_fit(mem: Memory<'_>) -> bool {
         number = seen + 1;
     }
     let following = following(mem);
-    if following > MAX_PAGE_NUMBER + 1 {
+    // The next place, and over a jump, too.
+    if following > MAX_PAGE_NUMBER + 1 || layout.place(following) != layout.place(head + 1) {
         return false;
     }
     (0..layout.geometry.max_pages).all(|place| {
@@ -62,6 +63,16 @@ fn pages_fit(mem: Memory<'_>) -> bool {
         let (number, cursor) = (page.number(), page.cursor());
         let next = layout.first_at(following, place);
         let is = |state, page| cursor.state == state && cursor.lap == layout.cursor_lap(page);
+        // No tag of the page that comes up is one that may be in this page.
+        let comes_later = |page| {
+            let laps = layout.lap(next) - layout.lap(page);
+            laps < 1 << 31
+                && Layout::is_later_lap(layout.slot_tag(next), layout.slot_tag(page))
+                && layout.cursor_lap(next) != layout.cursor_lap(page)
+        };
+        if number < following && !comes_later(number) {
+            return false;
+        }
         match number {
             n if live[place] => n == head && cursor.lap == layout.cursor_lap(n) || is(PageState::Sealed, n),
             n if n == next => is(PageState::Prepared, n),

@@ -313,3 +313,20 @@ fn what_nobody_holds_is_free() {
     }
     found.open_and_use();
 }
+
+/// The ring is full, and the page that is to come up lies at another place, or has the tags of those that lie there.
+#[test]
+fn an_era_that_does_not_follow() {
+    const ERA: usize = HEAD + 4 * LINE + 3;
+    let messages =
+        |channel: &Channel| (0..10_000).take_while(|&n| channel.sender().try_send(body(n, LEN)).is_ok()).count();
+    for era in [3, 4, 1 << 25, 1 << 26, (1 << 26) + 2, (1 << 27) + 1, 1 << 33, (1 << 33) + 2] {
+        let dir = Dir::in_memory();
+        let channel = options().blocking_open(dir.file()).unwrap();
+        channel.blocking_subscribe("a").unwrap();
+        assert!(messages(&channel) > 10);
+        let mut found = Found::killed(dir, channel);
+        found.set(ERA, era);
+        found.open_and_use();
+    }
+}
