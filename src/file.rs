@@ -379,7 +379,8 @@ impl OpenFile {
         for &id in &dead {
             self.reap_cells(id);
         }
-        Group::repair(&self.ring());
+        // A group that was removed and is still held is found here each time: only the dead leave what is not synced.
+        Group::repair(&self.ring(), |range| if dead.is_empty() { Ok(()) } else { self.sync_range(range) });
         for id in &dead {
             id.detach(self.memory());
         }

@@ -23,7 +23,6 @@ use crate::ring::Ring;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::{GroupName, Offset, Start};
 use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use std::convert::Infallible;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What is written down of a group, or of the last one that had a number.
@@ -298,14 +297,15 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Finishes what one began who died while it created or removed a group.
-    pub fn repair(ring: &Ring<'a>) {
+    /// Finishes what one began who died while it created or removed a group. `sync` brings a range of bytes of
+    /// the file to the disk: the next group of that name may get another number, and there are no two.
+    pub fn repair<E>(ring: &Ring<'a>, sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>) {
         for group in (0..ring.mem.layout.geometry.max_groups).filter_map(|g| Self::at(ring.mem, g)) {
             if group.is_removed() || group.name().is_none() {
                 group.deactivate(ring);
-                // Nobody has been told, so it need not be on disk: whichever copies are there say one or the other.
-                let Ok(()) = group.entry(None).publish(ring.mem, group.number, |_| Ok::<(), Infallible>(()));
-                group.vacate();
+                if group.entry(None).publish(ring.mem, group.number, &sync).is_ok() {
+                    group.vacate();
+                }
             }
         }
     }

@@ -190,12 +190,12 @@ impl Model {
     }
 
     /// What goes on after the power went: what is there is on the disk. If it was recovered, nothing else is.
-    /// Else only this is not: what was finished for those who had died, until it was `opened`; and what lay in
-    /// pages that were turned, and groups that were just being made or removed, may be there, and be found by a
-    /// recovery.
+    /// Else only this is not: what was finished for those who had died, until it was `opened`. What lay in pages
+    /// that were turned may be found by a recovery, and until then also groups that were just being made or
+    /// removed.
     pub fn after(&self, moment: Moment, look: &Look, opened: Option<u64>) -> Self {
         let (at, promised) = (moment.at, self.promised(moment));
-        let was_done = Span { begin: 0, end: opened.unwrap_or(0) };
+        let while_opening = Span { begin: 0, end: opened.unwrap_or(0) };
         let mut next = Self::new(self.overflow, self.floor(at));
         next.tails.push((Span::ALWAYS, look.tail));
         for m in &look.messages {
@@ -206,7 +206,7 @@ impl Model {
         }
         for (name, there) in &look.groups {
             let done = look.messages.iter().enumerate().filter_map(|(i, m)| match (there.done[i], there.lost[i]) {
-                (true, _) => Some((m.id, was_done)),
+                (true, _) => Some((m.id, while_opening)),
                 (false, true) => Some((m.id, Span::PERHAPS)),
                 (false, false) => None,
             });
@@ -222,7 +222,7 @@ impl Model {
             let perhaps = |g: &GroupModel| {
                 let done = g.done.iter().filter(|(_, done)| done.maybe(at)).map(|(&id, _)| (id, Span::PERHAPS));
                 let done = done.collect();
-                GroupModel { made: Span::PERHAPS, removed: Some(Span::PERHAPS), done, ..g.clone() }
+                GroupModel { made: Span::PERHAPS, removed: Some(while_opening), done, ..g.clone() }
             };
             next.groups.splice(0..0, gone.map(perhaps));
         }

@@ -125,6 +125,10 @@ mutant random 'a new group is not on disk when it is there' \
     channel.rs 'Group::create(&ring, name, start, |range| file.sync_range(range))' \
     'Group::create(&ring, name, start, |_| Ok::<(), std::io::Error>(()))'
 
+mutant random 'what a dead one had begun with a group is ended in memory alone' \
+    file.rs 'if dead.is_empty() { Ok(()) } else { self.sync_range(range) }' \
+    'if true || dead.is_empty() { Ok(()) } else { self.sync_range(range) }'
+
 mutant a_sync_that_fails 'what the kernel took for written is not written again' \
     file.rs 'recovery::write_again(self.map.memory());' ''
 
