@@ -209,7 +209,7 @@ fn free_the_dead(user: &User<'_>) {
             Group::any(user.mem, number).reap(id);
         }
     }
-    Group::repair(&user.ring());
+    Group::repair(&user.ring(), synced);
     dead.iter().for_each(|id| id.detach(user.mem));
 }
 
