@@ -20,8 +20,9 @@ build() {
     [ -x "$tests" ] || stop "cargo does not say where the tests are"
 }
 
+# Far more images than most need: a mutant that is not found in this time has survived.
 run() {
-    timeout 120 "$tests" --nocapture --exact "power_loss::$1"
+    DISK_CHAN_POWER_IMAGES=150000 timeout 120 "$tests" --nocapture --exact "power_loss::$1"
 }
 
 verdict() {
@@ -125,19 +126,12 @@ mutant random 'a new group is not on disk when it is there' \
     channel.rs 'Group::create(&ring, name, start, |range| file.sync_range(range))' \
     'Group::create(&ring, name, start, |_| Ok::<(), std::io::Error>(()))'
 
-mutant random 'what a dead one had begun with a group is ended in memory alone' \
-    file.rs 'if dead.is_empty() { Ok(()) } else { self.sync_range(range) }' \
-    'if true || dead.is_empty() { Ok(()) } else { self.sync_range(range) }'
-
 mutant a_sync_that_fails 'what the kernel took for written is not written again' \
     file.rs 'recovery::write_again(self.map.memory());' ''
 
 mutant a_sync_that_fails 'recovery clears what only memory says has gone' \
     file.rs 'recovery::write_again(self.map.memory());
                 sync(&self.file, &self.map).map_err(failed(path, "sync it"))?;' 'recovery::write_again(self.map.memory());'
-
-mutant a_sync_that_fails 'a header whose sync failed counts' \
-    header.rs 'synced.inspect_err(|_| word(copy, BLOCK - 1).store(0, Ordering::Relaxed))' 'synced'
 
 mutant a_sync_that_fails 'a sync that failed is tried again' \
     file.rs '    synced.inspect_err(|error| {' '    if true { return synced; }
