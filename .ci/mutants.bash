@@ -3,7 +3,6 @@
 #
 #   build WHAT    builds the tests of $work/repo; calls stop if they do not compile
 #   run TEST      runs one test, its output to $work/run.log; its status is the test's
-#   verdict STATUS    says "caught", or why not
 #
 # A breakage is an exact replacement in a file of src/. The text to be replaced must be there exactly once: if the
 # code has changed, the script stops, so that it cannot go on testing nothing.
@@ -62,6 +61,21 @@ PY
     for ((i = 1; i <= $#; i += 3)); do
         cp "$work/clean/src/${!i}" "$work/repo/src/${!i}"
     done
+}
+
+# verdict STATUS: "caught", or why not.
+verdict() {
+    if [ "$1" = 0 ]; then
+        echo SURVIVED
+    elif [ "$1" = 124 ]; then
+        echo 'SURVIVED (timed out)'
+    elif grep -q 'exceeded maximum number of branches' "$work/run.log"; then
+        echo 'SURVIVED (loom gave up)'
+    elif grep -q 'panicked at' "$work/run.log"; then
+        echo caught
+    else
+        echo "SURVIVED (status $1)"
+    fi
 }
 
 # The end of the script: fails if a breakage was not caught.

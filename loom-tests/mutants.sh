@@ -24,20 +24,6 @@ run() {
     LOOM_MAX_DURATION=25 timeout 40 "$models" --exact "protocols::$1"
 }
 
-verdict() {
-    if [ "$1" = 0 ]; then
-        echo SURVIVED
-    elif [ "$1" = 124 ]; then
-        echo 'SURVIVED (timed out)'
-    elif grep -q 'exceeded maximum number of branches' "$work/run.log"; then
-        echo 'SURVIVED (loom gave up)'
-    elif grep -q 'panicked at' "$work/run.log"; then
-        echo caught
-    else
-        echo "SURVIVED (status $1)"
-    fi
-}
-
 # A model that fails anyway would catch everything.
 build "the code as it is"
 LOOM_MAX_DURATION=3 timeout 120 "$models" >"$work/run.log" 2>&1 ||

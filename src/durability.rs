@@ -24,7 +24,7 @@ use crate::ring::{Next, Ring};
 use crate::shared::{Root, Shared};
 use crossbeam_utils::CachePadded;
 use std::future::poll_fn;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -44,7 +44,7 @@ pub struct Syncs {
     /// The syncer has something to do.
     work: Condvar,
     /// Whether something was done since the last sync of an interval began.
-    changed: AtomicBool,
+    changed: CachePadded<AtomicBool>,
     /// Messages sent since then.
     sent: CachePadded<AtomicU64>,
 }
@@ -95,13 +95,21 @@ impl Syncs {
         self.ended.load(Acquire) >= number // ORDER[ended]
     }
 
-    /// Notes that something changed, for the interval: `messages` were sent, or none and something else.
+    /// Notes that something changed, for the interval. What changed it ended with a `SeqCst`
+    /// read-modify-write.
     #[inline]
-    pub fn note(&self, messages: u64, max: u64) {
-        // Relaxed: seen late, it is the next interval's.
-        if !self.changed.load(Relaxed) {
-            self.changed.store(true, Relaxed);
+    pub fn note_change(&self) {
+        // ORDER[changed] SeqCst: after the change. Either the swap in `take_changed` is seen here, or the
+        // sync that follows it covers the change.
+        if !self.changed.load(SeqCst) {
+            self.changed.store(true, SeqCst);
         }
+    }
+
+    /// Notes that `messages` were sent; after `max` the syncer does not wait for the interval.
+    #[inline]
+    pub fn note_sent(&self, messages: u64, max: u64) {
+        self.note_change();
         let before = self.sent.fetch_add(messages, Relaxed);
         if before < max && before + messages >= max {
             self.lock().due = true;
@@ -112,7 +120,7 @@ impl Syncs {
     /// Whether something changed since this was last asked.
     pub fn take_changed(&self) -> bool {
         self.sent.store(0, Relaxed);
-        self.changed.swap(false, AcqRel)
+        self.changed.swap(false, SeqCst) // ORDER[changed]
     }
 
     /// Has the syncer end.
@@ -304,6 +312,10 @@ impl Wait {
         // First: in the child of a fork nothing else is this process's.
         root.usable()?;
         let shared = root.shared();
+        // Before it is counted on: who runs a sync now may be the last that does.
+        if !root.ensure_syncer() {
+            return Poll::Ready(shared.blocking_sync()); // no thread can be had: then it is this one
+        }
         let mut rounds = shared.syncs.lock();
         if self.number == 0 || rounds.is_over(self.number) && !shared.syncs.has_ended(self.number) {
             *self = Self { number: rounds.next(), registered: None };
@@ -315,12 +327,7 @@ impl Wait {
             self.registered = Some(cx.waker().clone());
             rounds.tasks(self.number).push(cx.waker().clone());
         }
-        let wanted = rounds.is_wanted();
         drop(rounds);
-        if wanted && !root.ensure_syncer() {
-            // No thread can be had: then it is this one.
-            return Poll::Ready(shared.blocking_sync());
-        }
         shared.syncs.work.notify_one();
         Poll::Pending
     }

@@ -28,7 +28,7 @@ use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::ops::{Liveness, OpCell};
 use crate::options::{Create, Options};
-use crate::recovery::{self, Cause, Known, RecoveryReport};
+use crate::recovery::{self, Cause, Known, Recovered, RecoveryReport};
 use crate::ring::Ring;
 use crate::sys::{self, LockByte};
 use rustix::fs::OFlags;
@@ -62,6 +62,7 @@ pub struct OpenFile {
     pub recovered: Option<RecoveryReport>,
     file: Unshared,
     header: Mutex<Header>,
+    /// Held while something is synced.
     syncing: Mutex<()>,
     /// The forks before it was opened.
     forks: u64,
@@ -183,28 +184,20 @@ impl OpenFile {
                 mark(header, ([0; 2], 0, 0));
                 write(header)?;
             }
-            let began = Instant::now();
             tracing::info!(path = %path.display(), ?cause, "recovering");
             if cause == Cause::Poisoned {
                 recovery::write_again(self.map.memory());
                 sync(&self.file, &self.map).map_err(failed(path, "sync it"))?;
             }
-            let survey = recovery::survey(self.map.memory(), cause, known, |at| options.report_progress(path, at));
-            let recovered = survey.apply(self.map.memory());
-            let what = |what: &str| OpenError::Damaged { path: path.into(), what: what.into() };
-            let recovered = recovered.map_err(what)?;
-            if !found::fits(self.map.memory()) {
-                return Err(what("its records contradict each other"));
-            }
+            let recovered = recover(&self.map, cause, known, options, path)?;
             sync(&self.file, &self.map).map_err(failed(path, "sync it"))?;
             (header.era, header.page_limit) = (recovered.era, recovered.page_limit);
             mark(header, here);
             // The header is on disk before the poison is gone.
             write(header)?;
             self.map.memory().poison().store(0, Relaxed);
-            let report = RecoveryReport { took: began.elapsed(), ..recovered.report };
-            tracing::info!(path = %path.display(), ?report, "recovered");
-            self.recovered = Some(report);
+            tracing::info!(path = %path.display(), report = ?recovered.report, "recovered");
+            self.recovered = Some(recovered.report);
         } else if header.clean || (header.boot_id, header.device, header.inode) != here {
             // Before anything else is stored.
             mark(header, here);
@@ -238,11 +231,7 @@ impl OpenFile {
             // What a recovery would make of it, in memory of this process.
             let layout = map.layout().clone();
             map = Map::new(&file, layout, header.uuid, Access::Private).map_err(failed(path, "map it"))?;
-            let survey = recovery::survey(map.memory(), cause, known(map.memory(), &header), |at| {
-                options.report_progress(path, at)
-            });
-            let done = survey.apply(map.memory());
-            recovered = Some(done.map_err(|what| OpenError::Damaged { path: path.into(), what: what.into() })?.report);
+            recovered = Some(recover(&map, cause, known(map.memory(), &header), options, path)?.report);
         }
         let (path, header) = (path.into(), Mutex::new(header));
         let syncing = Mutex::new(());
@@ -502,6 +491,11 @@ fn what_is_wrong(mem: Memory<'_>, header: &Header, here: ([u64; 2], u64, u64), i
     (!in_use && !sound()).then_some(Cause::Damaged)
 }
 
+fn recover(map: &Map, cause: Cause, known: Known, options: &Options, path: &Path) -> Result<Recovered, OpenError> {
+    let recovered = recovery::recover(map.memory(), cause, known, |at| options.report_progress(path, at));
+    recovered.map_err(|what| OpenError::Damaged { path: path.into(), what: what.into() })
+}
+
 fn known(mem: Memory<'_>, header: &Header) -> Known {
     let head = if header.clean { header.head } else { mem.head().load(Acquire) };
     Known { page_limit: header.page_limit, era: header.era, head, clean: header.clean }
@@ -510,7 +504,7 @@ fn known(mem: Memory<'_>, header: &Header) -> Known {
 /// Whether somebody alive has the file open.
 fn is_in_use(file: &File, mem: Memory<'_>) -> bool {
     // Whatever memory says of who that is.
-    sys::is_any_locked(file, mem.layout.geometry.max_opens).unwrap_or(true)
+    sys::is_any_open_locked(file, mem.layout.geometry.max_opens).unwrap_or(true)
 }
 
 fn attach(path: &Path, file: &File, mem: Memory<'_>) -> Result<OpenId, OpenError> {

@@ -53,7 +53,7 @@ fn pages_fit(mem: Memory<'_>) -> bool {
         }
         number = seen + 1;
     }
-    let following = following(mem);
+    let following = mem.following(head);
     // The next place, and over a jump, too.
     if following > MAX_PAGE_NUMBER + 1 || layout.place(following) != layout.place(head + 1) {
         return false;
@@ -80,12 +80,6 @@ fn pages_fit(mem: Memory<'_>) -> bool {
             n => n < tail && layout.place(n) == place && (is(PageState::Sealed, n) || is(PageState::Prepared, next)),
         }
     })
-}
-
-/// The number that comes up after the head's.
-fn following(mem: Memory<'_>) -> u64 {
-    let head = Head::of(mem.head().load(Acquire)).page;
-    (head + 1).max(mem.era().load(Acquire))
 }
 
 /// The numbers of the live pages, in no order; the pages fit together.
@@ -164,8 +158,8 @@ fn settle_tables(ring: &Ring<'_>, place: usize) {
 impl<'a> Group<'a> {
     /// Whether its start and its cursors are of live pages, and not beyond what was sent.
     fn fits(self) -> bool {
-        let (start, following) = (self.start(), Offset::new(following(self.mem), 0));
         let head = Head::of(self.mem.head().load(Acquire)).page;
+        let (start, following) = (self.start(), Offset::new(self.mem.following(head), 0));
         let tail = Tail::of(self.mem.tail().load(Acquire)).page;
         // Only the oldest page is taken away, and not while it is the newest, too.
         let drop_oldest = self.mem.layout.geometry.overflow == Overflow::DropOldest;

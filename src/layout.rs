@@ -586,6 +586,11 @@ impl Layout {
         at..at + self.slots.div_ceil(32)
     }
 
+    /// Whether a word of the tables is among the ack words of a group.
+    pub fn is_ack_word(&self, at: usize) -> bool {
+        (PAGE_HEADER..self.slot_table).contains(&at) && (at - PAGE_HEADER) % self.group_stride >= LINE
+    }
+
     /// The words of one group in a page: cursor line and ack words.
     pub fn group_words(&self, group: usize) -> std::ops::Range<usize> {
         let at = self.group_cursor_at(group);

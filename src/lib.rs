@@ -84,7 +84,7 @@
 //!   file waits, and gives up after ten seconds with `Busy`; while another process has such a file open it is
 //!   [`OpenError::InUse`]. After the deaths of processes nothing has to be recovered. What a power loss takes
 //!   apart from messages: how often one was handed out, a close that was not synced, and what `Stats` counts.
-//! - **Opening** a file that nobody has open looks at every table in it, about an eighth of the file or less;
+//! - **Opening** a file that nobody has open looks at every table in it, which are less than half of it;
 //!   closing it as the last user does, too.
 //! - **A failed sync poisons the channel.** Then the kernel has taken for written what it could not write,
 //!   and what is in memory may be gone tomorrow. Every operation, in every process, is an error called

@@ -3,7 +3,7 @@
 
 use crate::layout::{BLOCK, Cursor, ENTRY, Head, LINE, Layout, PAGE_LIMIT_STEP, PageState, Tail};
 use crate::page::Page;
-use crate::sync::Ordering::Release;
+use crate::sync::Ordering::{Acquire, Release};
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// Where the parts of a file lie in this process.
@@ -95,10 +95,15 @@ impl<'a> Memory<'a> {
     }
 
     /// The first page number of the era that a recovery began; 0 if there was none. See
-    /// [`Ring::following`](crate::ring::Ring::following).
+    /// [`following`](Self::following).
     #[inline]
     pub fn era(&self) -> &'a AtomicU64 {
         &self.channel_line(4)[3]
+    }
+
+    /// The number that comes up after page `number`, once that is the newest: at the next place.
+    pub fn following(&self, number: u64) -> u64 {
+        (number + 1).max(self.era().load(Acquire)) // the open lock orders it: it is stored at open
     }
 
     /// Not zero once a sync failed: the error number of the system, plus one. Then what memory says is

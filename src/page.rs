@@ -287,13 +287,11 @@ impl<'a> Page<'a> {
         self.header(at).map(|(head, len)| (crate::Offset::from_u64(head[1]), at + record_words(len)))
     }
 
-    /// Looks whether a record lies at a word of the record area, whichever it is: its offset and its
-    /// words. Nobody else has the file open; `copy` is only room to work in.
-    pub fn find(&self, uuid: [u64; 2], at: usize, copy: &mut Vec<u8>) -> Option<(crate::Offset, usize)> {
-        let (head, len) = self.header(at)?;
-        self.copy_words(at, head[1], copy)?;
-        let good = checksum(uuid, [head[0], head[1], head[2]], xxh3_64(copy)) == head[3];
-        good.then_some((crate::Offset::from_u64(head[1]), record_words(len)))
+    /// Whether the record of `offset` lies at a word of the record area, whichever page is there now. Nobody
+    /// else has the file open; `copy` is only room to work in.
+    pub fn has_record(&self, uuid: [u64; 2], at: usize, offset: crate::Offset, copy: &mut Vec<u8>) -> bool {
+        self.copy_words(at, offset.as_u64(), copy)
+            .is_some_and(|head| checksum(uuid, [head[0], head[1], head[2]], xxh3_64(copy)) == head[3])
     }
 
     fn copy_words(&self, at: usize, offset: u64, into: &mut Vec<u8>) -> Option<[u64; 4]> {

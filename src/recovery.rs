@@ -26,13 +26,14 @@
 #![forbid(unsafe_code)]
 
 use crate::clean;
+use crate::found;
 use crate::group::Group;
 use crate::layout::{Acks, BLOCK, Cursor, Head, Layout, MAX_PAGE_NUMBER, PAGE_LIMIT_STEP, PageState, Slot, SlotState, Tail};
 use crate::memory::Memory;
 use crate::page::Page;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::Offset;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 // Relaxed, all of them: nobody else has the file open, and the open lock orders its users.
 
@@ -64,7 +65,7 @@ pub struct RecoveryReport {
     pub end_offset: Offset,
     /// No new message has a lower offset.
     pub next_offset: Offset,
-    /// How long it took.
+    /// How long it took to look through the ring and make it anew; the syncs come on top.
     pub took: Duration,
 }
 
@@ -94,7 +95,6 @@ pub struct Known {
 }
 
 /// What was found in a page that has records.
-#[derive(Debug)]
 struct Found {
     page: u64,
     /// A bit for each slot whose record verifies.
@@ -111,8 +111,7 @@ impl Found {
 }
 
 /// What is in the ring, page by page.
-#[derive(Debug)]
-pub struct Survey {
+struct Survey {
     cause: Cause,
     known: Known,
     found: Vec<Option<Found>>,
@@ -129,8 +128,25 @@ pub struct Recovered {
     pub page_limit: u64,
 }
 
+/// Makes the channel anew from what is there; `progress` is told of every page looked through. Everything has
+/// to be synced after it, and then the header.
+pub fn recover(
+    mem: Memory<'_>,
+    cause: Cause,
+    known: Known,
+    progress: impl FnMut(RecoveryProgress),
+) -> Result<Recovered, &'static str> {
+    let began = Instant::now();
+    let mut recovered = survey(mem, cause, known, progress).apply(mem)?;
+    if !found::fits(mem) {
+        return Err("its records contradict each other");
+    }
+    recovered.report.took = began.elapsed();
+    Ok(recovered)
+}
+
 /// Looks through the ring, and changes nothing.
-pub fn survey(mem: Memory<'_>, cause: Cause, known: Known, mut progress: impl FnMut(RecoveryProgress)) -> Survey {
+fn survey(mem: Memory<'_>, cause: Cause, known: Known, mut progress: impl FnMut(RecoveryProgress)) -> Survey {
     let of = mem.layout.geometry.max_pages;
     let mut messages = 0;
     let mut copy = Vec::new();
@@ -168,7 +184,7 @@ fn records(mem: Memory<'_>, place: usize, known: Known, copy: &mut Vec<u8>) -> O
         }
         // Records lie beside each other: more than this there is only where somebody made them overlap.
         looked_at += end - at;
-        if looked_at > 4 * layout.data_words || page.find(mem.uuid, at, copy).is_none() {
+        if looked_at > 4 * layout.data_words || !page.has_record(mem.uuid, at, offset, copy) {
             continue;
         }
         let empty = || Found { page: number, good: vec![0; layout.slots.div_ceil(64)], messages: 0, units: 0 };
@@ -227,8 +243,8 @@ impl Survey {
         None
     }
 
-    /// Makes the channel anew from what was found. Everything has to be synced after it.
-    pub fn apply(&self, mem: Memory<'_>) -> Result<Recovered, &'static str> {
+    /// Makes the channel anew from what was found.
+    fn apply(&self, mem: Memory<'_>) -> Result<Recovered, &'static str> {
         let layout = mem.layout;
         let kept = self.kept(layout);
         let pages = layout.geometry.max_pages as u64;

@@ -120,11 +120,6 @@ impl<'a> Ring<'a> {
         OpCells::new(self.mem, self.live)
     }
 
-    /// The number that comes up after page `number`, once that is the newest: at the next place.
-    fn following(&self, number: u64) -> u64 {
-        (number + 1).max(self.mem.era().load(Acquire)) // ORDER[head] or the open lock: stored at open
-    }
-
     /// The live page that follows `number`.
     #[inline]
     pub fn next(&self, number: u64) -> Next {
@@ -186,7 +181,7 @@ impl<'a> Ring<'a> {
         if !self.seal(&mut cell, from, |page, c| page.is_full(c)) {
             return Ok(());
         }
-        let following = self.following(from);
+        let following = self.mem.following(from);
         let place = self.layout().place(following);
         let mut next = Page::new(self.mem, place).number();
         if next <= from {
@@ -263,7 +258,6 @@ impl<'a> Ring<'a> {
         let lap = layout.slot_tag(number);
         let groups = lap & 0xff_ffff;
         let slots = layout.slot_words();
-        let acks: Vec<_> = (0..layout.geometry.max_groups).map(|group| layout.ack_words(group)).collect();
         for at in layout.tables() {
             let word = page.word(at);
             let seen = word.load(Acquire); // ORDER[commit]: as any change of such a word
@@ -272,7 +266,7 @@ impl<'a> Ring<'a> {
             if seen == 0 || current {
                 continue;
             }
-            let to = match acks.iter().any(|acks| acks.contains(&at)) {
+            let to = match layout.is_ack_word(at) {
                 true => Acks::word(groups << 8 | tag & 0xff, 0),
                 false => 0,
             };

@@ -279,18 +279,7 @@ impl Sender {
     /// Dropped before it is ready, it may have sent the first few.
     pub async fn send_many<M: AsRef<[u8]>>(&self, messages: &[M]) -> Result<Vec<Offset>, SendManyError> {
         let mut many = Many::new(self, messages);
-        let done = loop {
-            let run = match many.next_run() {
-                Ok(Some(run)) => run,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            };
-            let mut sleeper = Sleeper::sender();
-            let place = poll_fn(|cx| self.poll_place(cx, &mut sleeper, &run));
-            if let Err(error) = many.sent(tokio::task::coop::cooperative(place).await) {
-                break Err(error);
-            }
-        };
+        let done = self.place_many(&mut many).await;
         // Those that were sent, also if the next was not.
         if self.root.syncs_always() && !many.offsets.is_empty() && durability::sync(&self.root).await.is_err() {
             return Err(many.failed(SendError::Poisoned));
@@ -305,20 +294,27 @@ impl Sender {
     /// As [`send_many`](Self::send_many).
     pub fn blocking_send_many<M: AsRef<[u8]>>(&self, messages: &[M]) -> Result<Vec<Offset>, SendManyError> {
         let mut many = Many::new(self, messages);
-        let done = loop {
-            let run = match many.next_run() {
-                Ok(Some(run)) => run,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            };
-            if let Err(error) = many.sent(self.place_blocking(&run, None)) {
-                break Err(error);
-            }
-        };
+        let done = self.place_many_blocking(&mut many);
         if self.root.syncs_always() && !many.offsets.is_empty() && self.blocking_sync().is_err() {
             return Err(many.failed(SendError::Poisoned));
         }
         many.ended(done)
+    }
+
+    async fn place_many<M: AsRef<[u8]>>(&self, many: &mut Many<'_, M>) -> Result<(), SendError> {
+        while let Some(run) = many.next_run()? {
+            let mut sleeper = Sleeper::sender();
+            let place = poll_fn(|cx| self.poll_place(cx, &mut sleeper, &run));
+            many.sent(tokio::task::coop::cooperative(place).await?);
+        }
+        Ok(())
+    }
+
+    fn place_many_blocking<M: AsRef<[u8]>>(&self, many: &mut Many<'_, M>) -> Result<(), SendError> {
+        while let Some(run) = many.next_run()? {
+            many.sent(self.place_blocking::<SendError>(&run, None)?);
+        }
+        Ok(())
     }
 
     /// A buffer of `len` bytes, zeroed, to be filled and sent. It is private: the place in the ring
@@ -403,11 +399,9 @@ impl<'a, M: AsRef<[u8]>> Many<'a, M> {
         Ok((!run.is_empty()).then_some(run))
     }
 
-    fn sent(&mut self, sent: Result<Sent, SendError>) -> Result<(), SendError> {
-        let sent = sent?;
+    fn sent(&mut self, sent: Sent) {
         self.offsets.extend((0..sent.count).map(|i| Offset::new(sent.page, sent.index + i)));
         self.rest = &self.rest[sent.count..];
-        Ok(())
     }
 
     fn ended(self, done: Result<(), SendError>) -> Result<Vec<Offset>, SendManyError> {

@@ -237,14 +237,6 @@ impl Shared {
         self.durability == Durability::Always
     }
 
-    /// Notes that something changed: that `messages` were sent, or something else was done.
-    #[inline]
-    fn note_change(&self, messages: u64) {
-        if let Durability::Interval { max_messages, .. } = self.durability {
-            self.syncs.note(messages, max_messages);
-        }
-    }
-
     /// Whether every hand-out is a copy.
     #[inline]
     pub fn drops_oldest(&self) -> bool {
@@ -358,7 +350,9 @@ impl Shared {
     /// read-modify-write.
     #[inline]
     pub fn after_send(&self, messages: usize) {
-        self.note_change(messages as u64);
+        if let Durability::Interval { max_messages, .. } = self.durability {
+            self.syncs.note_sent(messages as u64, max_messages);
+        }
         let [receivers, senders] = self.memory().sleepers();
         if let Some(seen) = wait::anyone(receivers) {
             self.wake_receivers(seen);
@@ -406,7 +400,9 @@ impl Shared {
     /// After a message of `group` was finished: room, if its page may be finished, and a free cell.
     #[inline]
     pub fn after_ack(&self, group: Group<'_>, offset: Offset, last: bool) {
-        self.note_change(0);
+        if let Durability::Interval { .. } = self.durability {
+            self.syncs.note_change();
+        }
         let [_, senders] = self.memory().sleepers();
         if last && wait::anyone(senders).is_some() {
             self.after_ack_with_senders(group, offset.page());

@@ -58,17 +58,18 @@ pub fn unlock(file: &File, byte: LockByte) -> io::Result<()> {
 
 /// Whether another file description has a lock byte. One's own is never seen.
 pub fn is_locked(file: &File, byte: LockByte) -> io::Result<bool> {
-    let mut lock = request(byte, libc::F_WRLCK);
-    // SAFETY: as in `try_lock`; the kernel writes its answer into the flock.
-    checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &mut lock) })?;
-    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+    is_any_locked(file, byte, 1)
 }
 
-/// Whether another file description has the lock byte of any of so many opens.
-pub fn is_any_locked(file: &File, opens: usize) -> io::Result<bool> {
-    let mut lock = request(LockByte::Open(0), libc::F_WRLCK);
-    lock.l_len = opens as i64;
-    // SAFETY: as in `is_locked`.
+/// Whether another file description has any of the open bytes of so many opens.
+pub fn is_any_open_locked(file: &File, opens: usize) -> io::Result<bool> {
+    is_any_locked(file, LockByte::Open(0), opens)
+}
+
+fn is_any_locked(file: &File, first: LockByte, count: usize) -> io::Result<bool> {
+    let mut lock = request(first, libc::F_WRLCK);
+    lock.l_len = count as i64;
+    // SAFETY: as in `try_lock`; the kernel writes its answer into the flock.
     checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &mut lock) })?;
     Ok(i32::from(lock.l_type) != libc::F_UNLCK)
 }

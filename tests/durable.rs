@@ -92,6 +92,31 @@ fn who_comes_during_a_sync_waits_for_the_next() {
     });
 }
 
+/// A task that comes while a thread syncs is not forgotten when that thread goes away.
+#[test]
+fn a_task_that_comes_while_a_thread_syncs() {
+    within(60, || {
+        let syncs = Syncs::mine();
+        let dir = Dir::new();
+        let channel = small().blocking_open(dir.file()).unwrap();
+        let tx = channel.sender();
+        let before = syncs.count();
+        syncs.hold();
+        thread::scope(|scope| {
+            scope.spawn(|| tx.blocking_send_durable("thread").unwrap());
+            syncs.wait_for(before + 1);
+            let task = scope.spawn(|| smol::block_on(tx.send_durable("task")).unwrap());
+            while channel.len() < 2 {
+                thread::yield_now();
+            }
+            thread::sleep(Duration::from_millis(50)); // it waits now
+            syncs.let_go();
+            task.join().unwrap();
+        });
+        assert_eq!(syncs.count(), before + 2);
+    });
+}
+
 /// 64 callers at once need far fewer syncs than messages; each message is durable when its call returns.
 #[test]
 fn callers_share_a_sync() {

@@ -25,18 +25,6 @@ run() {
     DISK_CHAN_POWER_IMAGES=150000 timeout 120 "$tests" --nocapture --exact "power_loss::$1"
 }
 
-verdict() {
-    if [ "$1" = 0 ]; then
-        echo SURVIVED
-    elif [ "$1" = 124 ]; then
-        echo 'SURVIVED (timed out)'
-    elif grep -q 'panicked at' "$work/run.log"; then
-        echo caught
-    else
-        echo "SURVIVED (status $1)"
-    fi
-}
-
 # What fails anyway would catch everything.
 build "the code as it is"
 DISK_CHAN_POWER_IMAGES=3000 timeout 120 "$tests" --exact power_loss::random >"$work/run.log" 2>&1 ||
