@@ -140,7 +140,7 @@ impl Sender {
 
     /// Sends a message, and returns when it is on stable storage.
     ///
-    /// Callers of one open share a sync: many at once cost little more than one.
+    /// Callers of one open share a sync: who asks while one runs waits for the next.
     ///
     /// # Errors
     ///
