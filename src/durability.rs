@@ -8,6 +8,8 @@
 //!   covered. So who asks while one runs waits for the next, and all who do share that one.
 //! - An open runs one sync at a time: on the thread of a blocking caller, or for tasks on the syncer, a
 //!   thread of its own. Nobody waits for another open's, nor for a send that has not ended.
+//! - Who is about to sync first waits a little for those whom the last sync released, that they join:
+//!   no longer than half of what a sync takes, and if they do not come, not again for a while.
 //! - When a sync ends, all who waited for it are woken; of the threads that wait for the next, one, which
 //!   begins it; and if tasks wait for it, the syncer. So as long as somebody waits, somebody syncs. Who
 //!   finds that the sync it waited for came to nothing takes another number.
@@ -25,21 +27,35 @@ use crate::shared::{Root, Shared};
 use crossbeam_utils::CachePadded;
 use std::future::poll_fn;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+
+/// The longest that a sync is put off. How soon callers come back is a matter of the processor, not of
+/// the disk.
+const MOST_PATIENCE: Duration = Duration::from_micros(250);
+/// Syncs that are not put off after one was put off in vain.
+const AT_ONCE: u32 = 15;
+/// From so many bytes on, what was written is let go of before it is synced.
+const LET_GO: usize = 64 << 10;
 
 /// The syncs of one open.
 #[derive(Debug, Default)]
 pub struct Syncs {
     rounds: Mutex<Rounds>,
+    /// Callers that wait for the next sync; changed with `rounds` locked.
+    waiting: CachePadded<AtomicUsize>,
+    /// How long the last sync took, in microseconds.
+    took: AtomicU64,
+    /// Where senders were when the last sync began: the page number, and the word of the record area.
+    written: Mutex<(u64, usize)>,
     /// The number of the last sync that ended well.
     ended: AtomicU64,
     /// What threads sleep on that wait for a sync of an even and of an odd number: it changes when that
     /// sync has ended, or wants to be begun.
     words: [CachePadded<AtomicU32>; 2],
-    /// Nobody runs a sync.
+    /// Nobody syncs.
     idle: Condvar,
     /// The syncer has something to do.
     work: Condvar,
@@ -53,12 +69,27 @@ pub struct Syncs {
 struct Rounds {
     /// The number of the last sync that began.
     begun: u64,
-    running: bool,
+    stage: Stage,
+    /// So many callers are there, as the last sync saw it.
+    expected: usize,
+    /// So many syncs are not put off for them.
+    at_once: u32,
     /// Tasks that wait for a sync of an even and of an odd number.
     tasks: [Vec<Waker>; 2],
     /// Orders for the syncer: to end, and to sync at once.
     stop: bool,
     due: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    /// Nobody syncs.
+    #[default]
+    Idle,
+    /// The next sync is about to begin.
+    Gathering,
+    /// The last that began runs.
+    Running,
 }
 
 impl Rounds {
@@ -69,7 +100,7 @@ impl Rounds {
 
     /// Whether the sync of that number has begun and runs no more.
     fn is_over(&self, number: u64) -> bool {
-        self.begun > number || self.begun == number && !self.running
+        self.begun > number || self.begun == number && self.stage != Stage::Running
     }
 
     fn tasks(&mut self, number: u64) -> &mut Vec<Waker> {
@@ -78,13 +109,19 @@ impl Rounds {
 
     /// Whether the syncer has a sync to begin.
     fn is_wanted(&self) -> bool {
-        !self.running && !self.tasks[(self.next() % 2) as usize].is_empty()
+        self.stage == Stage::Idle && !self.tasks[(self.next() % 2) as usize].is_empty()
     }
 }
 
 impl Syncs {
     fn lock(&self) -> MutexGuard<'_, Rounds> {
         self.rounds.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The number of a sync that covers what the caller did before, and that it waits for.
+    fn join(&self, rounds: &Rounds) -> u64 {
+        self.waiting.fetch_add(1, Relaxed);
+        rounds.next()
     }
 
     fn word(&self, number: u64) -> &AtomicU32 {
@@ -131,29 +168,57 @@ impl Syncs {
 
     /// Waits until no sync runs.
     pub fn wait_until_idle(&self) {
-        let idle = self.idle.wait_while(self.lock(), |rounds| rounds.running);
+        let idle = self.idle.wait_while(self.lock(), |rounds| rounds.stage != Stage::Idle);
         drop(idle.unwrap_or_else(|e| e.into_inner()));
     }
 }
 
-/// One sync, by whoever has this. Dropped, another one can run, also if this one came to nothing.
+/// One sync, by whoever has this. Dropped, somebody else can sync, also if this came to nothing.
 struct Round {
     shared: Arc<Shared>,
     number: u64,
+    /// Callers that it covers.
+    covered: usize,
 }
 
 impl Round {
-    /// Begins one, if none runs.
-    fn begin(shared: &Arc<Shared>, rounds: &mut Rounds) -> Option<Self> {
-        if std::mem::replace(&mut rounds.running, true) {
+    /// Makes the caller the one who syncs, if nobody does.
+    fn claim(shared: &Arc<Shared>, rounds: &mut Rounds) -> Option<Self> {
+        if rounds.stage != Stage::Idle {
             return None;
         }
-        rounds.begun += 1;
-        Some(Self { shared: Arc::clone(shared), number: rounds.begun })
+        rounds.stage = Stage::Gathering;
+        Some(Self { shared: Arc::clone(shared), number: rounds.next(), covered: 0 })
     }
 
-    fn run(self) {
+    /// Waits a little for callers that may still join, and begins: who comes from here on is not covered.
+    fn begin(&mut self) {
+        let syncs = &self.shared.syncs;
+        let mut rounds = syncs.lock();
+        let expected = rounds.expected;
+        if rounds.at_once > 0 {
+            rounds.at_once -= 1;
+        } else {
+            drop(rounds);
+            let patience = Duration::from_micros(syncs.took.load(Relaxed) / 2).min(MOST_PATIENCE);
+            let start = Instant::now();
+            while syncs.waiting.load(Relaxed) < expected && start.elapsed() < patience {
+                std::thread::yield_now();
+            }
+            rounds = syncs.lock();
+            if syncs.waiting.load(Relaxed) < expected {
+                rounds.at_once = AT_ONCE;
+            }
+        }
+        rounds.stage = Stage::Running;
+        rounds.begun = self.number;
+        self.covered = syncs.waiting.swap(0, Relaxed);
+    }
+
+    fn run(mut self) {
+        self.begin();
         let shared = &self.shared;
+        shared.let_go_of_what_was_written();
         let (mem, began) = (shared.memory(), Instant::now());
         let end = settled_end(shared.ring(), Offset::from_u64(mem.durable_end().load(Acquire)));
         if shared.file.sync_pages().is_err() {
@@ -162,7 +227,9 @@ impl Round {
         mem.durable_end().fetch_max(end.as_u64(), AcqRel);
         let [count, time] = mem.syncs();
         count.fetch_add(1, Relaxed); // statistics
-        time.fetch_add(began.elapsed().as_micros() as u64, Relaxed);
+        let took = began.elapsed().as_micros() as u64;
+        time.fetch_add(took, Relaxed);
+        shared.syncs.took.store(took, Relaxed);
         shared.syncs.ended.store(self.number, Release); // ORDER[ended]
     }
 }
@@ -172,7 +239,8 @@ impl Drop for Round {
         let syncs = &self.shared.syncs;
         let failed = !syncs.has_ended(self.number);
         let mut rounds = syncs.lock();
-        rounds.running = false;
+        rounds.stage = Stage::Idle;
+        rounds.expected = self.covered + syncs.waiting.load(Relaxed);
         let mut tasks = std::mem::take(rounds.tasks(self.number));
         if failed {
             tasks.append(rounds.tasks(self.number + 1));
@@ -227,6 +295,31 @@ fn settled_end(ring: Ring<'_>, from: Offset) -> Offset {
 }
 
 impl Shared {
+    /// Unmaps the records that were written since this was last done, if they are many.
+    ///
+    /// Before the kernel writes a block it takes the right to store to it away from every process that has
+    /// it mapped, and tells every core that runs one: for each block anew. Unmapped beforehand, it is told
+    /// once for all. Who wants the block again has it mapped anew, as after the sync anyway.
+    fn let_go_of_what_was_written(&self) {
+        let ring = self.ring();
+        let layout = ring.mem.layout;
+        let head = ring.head().page;
+        let now = (head, ring.page(head).cursor().units.min(layout.data_words));
+        let mut written = self.syncs.written.lock().unwrap_or_else(|e| e.into_inner());
+        let since = std::mem::replace(&mut *written, now);
+        drop(written);
+        // No more pages than there are.
+        let first = since.0.max((head + 1).saturating_sub(layout.geometry.max_pages as u64));
+        let ranges = (first..=head).map(|number| {
+            let from = if number == since.0 { since.1 } else { 0 };
+            let to = if number == head { now.1 } else { layout.data_words };
+            layout.bytes_of_records(layout.place(number), from..to.max(from))
+        });
+        if ranges.clone().map(|range| range.len()).sum::<usize>() >= LET_GO {
+            ranges.for_each(|range| self.file.map.let_go(range));
+        }
+    }
+
     /// Whether the sync of that number has ended, or never will.
     fn synced(&self, number: u64) -> Option<Result<(), SyncError>> {
         if self.syncs.has_ended(number) {
@@ -239,9 +332,9 @@ impl Shared {
     pub fn blocking_sync(self: &Arc<Self>) -> Result<(), SyncError> {
         self.usable()?;
         let mut rounds = self.syncs.lock();
-        let mut number = rounds.next();
+        let mut number = self.syncs.join(&rounds);
         loop {
-            if let Some(round) = Round::begin(self, &mut rounds) {
+            if let Some(round) = Round::claim(self, &mut rounds) {
                 drop(rounds);
                 round.run();
             } else {
@@ -257,7 +350,7 @@ impl Shared {
             }
             rounds = self.syncs.lock();
             if rounds.is_over(number) {
-                number = rounds.next();
+                number = self.syncs.join(&rounds);
             }
         }
     }
@@ -283,7 +376,7 @@ impl Shared {
                 return;
             }
             if rounds.is_wanted() {
-                let round = Round::begin(self, &mut rounds);
+                let round = Round::claim(self, &mut rounds);
                 drop(rounds);
                 round.into_iter().for_each(Round::run);
                 continue;
@@ -318,7 +411,7 @@ impl Wait {
         }
         let mut rounds = shared.syncs.lock();
         if self.number == 0 || rounds.is_over(self.number) && !shared.syncs.has_ended(self.number) {
-            *self = Self { number: rounds.next(), registered: None };
+            *self = Self { number: shared.syncs.join(&rounds), registered: None };
         }
         if let Some(done) = shared.synced(self.number) {
             return Poll::Ready(done);
@@ -327,8 +420,12 @@ impl Wait {
             self.registered = Some(cx.waker().clone());
             rounds.tasks(self.number).push(cx.waker().clone());
         }
+        // Else who syncs now tells it.
+        let is_wanted = rounds.is_wanted();
         drop(rounds);
-        shared.syncs.work.notify_one();
+        if is_wanted {
+            shared.syncs.work.notify_one();
+        }
         Poll::Pending
     }
 }

@@ -257,6 +257,12 @@ impl Layout {
         self.file_bytes() as usize - pages..self.file_bytes() as usize
     }
 
+    /// Where words of the record area of the page at a place lie in the file, in bytes.
+    pub fn bytes_of_records(&self, place: usize, words: std::ops::Range<usize>) -> std::ops::Range<usize> {
+        let at = self.bytes_of_pages().start + (place * self.page_words + self.data) * 8;
+        at + words.start * 8..at + words.end * 8
+    }
+
     /// The place of a page in the ring.
     #[inline]
     pub fn place(&self, page: u64) -> usize {

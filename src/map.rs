@@ -28,6 +28,7 @@ pub struct Map {
     /// Not really for ever: as long as `map` and `layout` live. Only lent, for the life of a borrow.
     parts: Parts<'static>,
     map: memmap2::MmapRaw,
+    access: Access,
     _layout: Arc<Layout>,
 }
 
@@ -64,6 +65,7 @@ impl Map {
             _simulated,
             parts,
             map,
+            access,
             _layout: layout,
         })
     }
@@ -78,6 +80,17 @@ impl Map {
     #[inline]
     pub fn memory(&self) -> Memory<'_> {
         Memory::new(&self.parts)
+    }
+
+    /// Unmaps a range of bytes: who uses it has the kernel map it again. It is only a hint.
+    pub fn let_go(&self, range: std::ops::Range<usize>) {
+        if self.access == Access::ReadWrite {
+            // SAFETY: the memory of a shared mapping is the file's, so nothing is lost, and an access at the
+            // same time finds the same bytes.
+            let _ = unsafe {
+                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+        }
     }
 
     /// Writes a range of bytes to stable storage.

@@ -64,7 +64,7 @@ mutant random 'a durable send is synced before it is committed' \
 
 mutant who_comes_during_a_sync_waits_for_the_next 'who comes during a sync does not wait for the next' \
     durability.rs '        self.begun + 1
-' '        self.begun + u64::from(!self.running)
+' '        self.begun + u64::from(self.stage != Stage::Running)
 '
 
 mutant a_clean_close_comes_after_the_data 'the clean mark is written before the data is on disk' \
