@@ -474,6 +474,8 @@ impl History<'_> {
             }
             done?;
         }
+        // In a history in which none failed, some may be under way.
+        world.land()?;
         self.tried.histories.fetch_add(1, Relaxed);
         let from = world.disk.position();
         self.lose_some(&world, 10, world.opened)?;
