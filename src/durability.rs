@@ -9,12 +9,14 @@
 //! - An open runs one sync at a time: on the thread of a blocking caller, or for tasks on the syncer, a
 //!   thread of its own. Nobody waits for another open's, nor for a send that has not ended.
 //! - Who is about to sync first waits a little for those whom the last sync released, that they join:
-//!   no longer than half of what a sync takes, and if they do not come, not again for a while.
+//!   for about half of the time that a sync takes, and if they do not come, not again for a while.
 //! - When a sync ends, all who waited for it are woken; of the threads that wait for the next, one, which
-//!   begins it; and if tasks wait for it, the syncer. So as long as somebody waits, somebody syncs. Who
+//!   begins it; and the syncer, which begins it if tasks wait for it. Nobody who waits leaves before a sync
+//!   with its number is over, but a task that is dropped. So as long as somebody waits, somebody syncs. Who
 //!   finds that the sync it waited for came to nothing takes another number.
 //! - A failed sync poisons the channel, in the file, before anybody hears of it. Nothing is tried again:
-//!   the kernel takes what it could not write for written.
+//!   the kernel takes what it could not write for written. In a poisoned channel a sync fails at once, and
+//!   that is how those learn of it who wait.
 //! - `durable_end` is where the first place lay that was not settled when a sync began: all below is
 //!   covered by it. It only rises.
 #![forbid(unsafe_code)]
@@ -24,6 +26,7 @@ use crate::error::SyncError;
 use crate::layout::{PageState, SlotState};
 use crate::ring::{Next, Ring};
 use crate::shared::{Root, Shared};
+use crate::wait::wake;
 use crossbeam_utils::CachePadded;
 use std::future::poll_fn;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -32,12 +35,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// The longest that a sync is put off. How soon callers come back is a matter of the processor, not of
-/// the disk.
+/// For so long a sync is put off at most, give or take a turn of the scheduler. How soon callers come back
+/// is a matter of the processor, not of the disk.
 const MOST_PATIENCE: Duration = Duration::from_micros(250);
 /// Syncs that are not put off after one was put off in vain.
 const AT_ONCE: u32 = 15;
-/// From so many bytes on, what was written is let go of before it is synced.
+/// From so many bytes of records on, they are let go of before they are synced.
 const LET_GO: usize = 64 << 10;
 
 /// The syncs of one open.
@@ -46,17 +49,11 @@ pub struct Syncs {
     rounds: Mutex<Rounds>,
     /// Callers that wait for the next sync; changed with `rounds` locked.
     waiting: CachePadded<AtomicUsize>,
-    /// How long the last sync took, in microseconds.
-    took: AtomicU64,
-    /// Where senders were when the last sync began: the page number, and the word of the record area.
-    written: Mutex<(u64, usize)>,
     /// The number of the last sync that ended well.
     ended: AtomicU64,
     /// What threads sleep on that wait for a sync of an even and of an odd number: it changes when that
     /// sync has ended, or wants to be begun.
     words: [CachePadded<AtomicU32>; 2],
-    /// Nobody syncs.
-    idle: Condvar,
     /// The syncer has something to do.
     work: Condvar,
     /// Whether something was done since the last sync of an interval began.
@@ -70,10 +67,14 @@ struct Rounds {
     /// The number of the last sync that began.
     begun: u64,
     stage: Stage,
+    /// How long the last one took.
+    took: Duration,
     /// So many callers are there, as the last sync saw it.
     expected: usize,
     /// So many syncs are not put off for them.
     at_once: u32,
+    /// Where senders were when the last sync began: the page number, and the word of the record area.
+    written: Option<(u64, usize)>,
     /// Tasks that wait for a sync of an even and of an odd number.
     tasks: [Vec<Waker>; 2],
     /// Orders for the syncer: to end, and to sync at once.
@@ -165,12 +166,6 @@ impl Syncs {
         self.lock().stop = true;
         self.work.notify_one();
     }
-
-    /// Waits until no sync runs.
-    pub fn wait_until_idle(&self) {
-        let idle = self.idle.wait_while(self.lock(), |rounds| rounds.stage != Stage::Idle);
-        drop(idle.unwrap_or_else(|e| e.into_inner()));
-    }
 }
 
 /// One sync, by whoever has this. Dropped, somebody else can sync, also if this came to nothing.
@@ -191,35 +186,44 @@ impl Round {
         Some(Self { shared: Arc::clone(shared), number: rounds.next(), covered: 0 })
     }
 
-    /// Waits a little for callers that may still join, and begins: who comes from here on is not covered.
-    fn begin(&mut self) {
+    /// Waits a little for callers that may still join.
+    fn gather(&self) {
         let syncs = &self.shared.syncs;
         let mut rounds = syncs.lock();
-        let expected = rounds.expected;
+        let (expected, patience) = (rounds.expected, (rounds.took / 2).min(MOST_PATIENCE));
         if rounds.at_once > 0 {
             rounds.at_once -= 1;
-        } else {
-            drop(rounds);
-            let patience = Duration::from_micros(syncs.took.load(Relaxed) / 2).min(MOST_PATIENCE);
-            let start = Instant::now();
-            while syncs.waiting.load(Relaxed) < expected && start.elapsed() < patience {
-                std::thread::yield_now();
-            }
-            rounds = syncs.lock();
-            if syncs.waiting.load(Relaxed) < expected {
-                rounds.at_once = AT_ONCE;
-            }
+            return;
         }
+        drop(rounds);
+        let start = Instant::now();
+        while syncs.waiting.load(Relaxed) < expected {
+            if start.elapsed() >= patience {
+                syncs.lock().at_once = AT_ONCE;
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Begins: who comes from here on is not covered. Where senders were when the one before began.
+    fn begin(&mut self) -> Option<(u64, usize)> {
+        let syncs = &self.shared.syncs;
+        let mut rounds = syncs.lock();
         rounds.stage = Stage::Running;
         rounds.begun = self.number;
         self.covered = syncs.waiting.swap(0, Relaxed);
+        rounds.written.replace(self.shared.writing_at())
     }
 
     fn run(mut self) {
-        self.begin();
-        let shared = &self.shared;
-        shared.let_go_of_what_was_written();
-        let (mem, began) = (shared.memory(), Instant::now());
+        self.gather();
+        let since = self.begin();
+        let (shared, began) = (&self.shared, Instant::now());
+        let mem = shared.memory();
+        if let Some(since) = since {
+            shared.let_go_of_what_was_written(since);
+        }
         let end = settled_end(shared.ring(), Offset::from_u64(mem.durable_end().load(Acquire)));
         if shared.file.sync_pages().is_err() {
             return;
@@ -227,9 +231,9 @@ impl Round {
         mem.durable_end().fetch_max(end.as_u64(), AcqRel);
         let [count, time] = mem.syncs();
         count.fetch_add(1, Relaxed); // statistics
-        let took = began.elapsed().as_micros() as u64;
-        time.fetch_add(took, Relaxed);
-        shared.syncs.took.store(took, Relaxed);
+        let took = began.elapsed();
+        time.fetch_add(took.as_micros() as u64, Relaxed);
+        shared.syncs.lock().took = took;
         shared.syncs.ended.store(self.number, Release); // ORDER[ended]
     }
 }
@@ -241,25 +245,17 @@ impl Drop for Round {
         let mut rounds = syncs.lock();
         rounds.stage = Stage::Idle;
         rounds.expected = self.covered + syncs.waiting.load(Relaxed);
-        let mut tasks = std::mem::take(rounds.tasks(self.number));
-        if failed {
-            tasks.append(rounds.tasks(self.number + 1));
-        }
+        let tasks = std::mem::take(rounds.tasks(self.number));
         drop(rounds);
         let [this, next] = [self.number, self.number + 1].map(|number| syncs.word(number));
         this.fetch_add(1, Release);
         next.fetch_add(1, Release);
         atomic_wait::wake_all(this);
-        if failed {
-            atomic_wait::wake_all(next)
-        } else {
-            atomic_wait::wake_one(next)
-        }
+        atomic_wait::wake_one(next);
         syncs.work.notify_one();
-        syncs.idle.notify_all();
         // Foreign code, and so only now: it may drop the last handle.
-        tasks.into_iter().for_each(Waker::wake);
-        if failed {
+        tasks.into_iter().for_each(wake);
+        if failed && !self.shared.has_ended() {
             self.shared.wake_everybody();
         }
     }
@@ -295,19 +291,23 @@ fn settled_end(ring: Ring<'_>, from: Offset) -> Offset {
 }
 
 impl Shared {
-    /// Unmaps the records that were written since this was last done, if they are many.
-    ///
-    /// Before the kernel writes a block it takes the right to store to it away from every process that has
-    /// it mapped, and tells every core that runs one: for each block anew. Unmapped beforehand, it is told
-    /// once for all. Who wants the block again has it mapped anew, as after the sync anyway.
-    fn let_go_of_what_was_written(&self) {
+    /// The page that senders write, and how far they have come in its record area.
+    fn writing_at(&self) -> (u64, usize) {
         let ring = self.ring();
-        let layout = ring.mem.layout;
         let head = ring.head().page;
-        let now = (head, ring.page(head).cursor().units.min(layout.data_words));
-        let mut written = self.syncs.written.lock().unwrap_or_else(|e| e.into_inner());
-        let since = std::mem::replace(&mut *written, now);
-        drop(written);
+        (head, ring.page(head).cursor().units.min(ring.mem.layout.data_words))
+    }
+
+    /// Unmaps the records that were written `since`, by whomever, if they are many.
+    ///
+    /// Before the kernel writes a block it takes the right to store to it away from everybody who has it
+    /// mapped, and has the cores told that may know of it: for each block anew. Of what is unmapped here they
+    /// are told once for many; other mappings of the file gain nothing. Who wants the block again has it
+    /// mapped anew: who stores to it would have to anyway, who reads it pays for that.
+    fn let_go_of_what_was_written(&self, since: (u64, usize)) {
+        let layout = self.memory().layout;
+        let now = self.writing_at();
+        let head = now.0;
         // No more pages than there are.
         let first = since.0.max((head + 1).saturating_sub(layout.geometry.max_pages as u64));
         let ranges = (first..=head).map(|number| {
@@ -320,20 +320,25 @@ impl Shared {
         }
     }
 
-    /// Whether the sync of that number has ended, or never will.
-    fn synced(&self, number: u64) -> Option<Result<(), SyncError>> {
-        if self.syncs.has_ended(number) {
-            return Some(Ok(()));
+    /// The number of the sync to wait for, by who waited for `number` or comes anew; none once that has ended.
+    fn to_wait_for(&self, rounds: &Rounds, number: Option<u64>) -> Result<Option<u64>, SyncError> {
+        match number {
+            Some(number) if self.syncs.has_ended(number) => Ok(None),
+            Some(number) if !rounds.is_over(number) => Ok(Some(number)),
+            _ => {
+                self.usable()?;
+                Ok(Some(self.syncs.join(rounds)))
+            }
         }
-        self.usable().err().map(|why| Err(why.into()))
     }
 
     /// Returns when everything done before is on stable storage; blocks the thread.
     pub fn blocking_sync(self: &Arc<Self>) -> Result<(), SyncError> {
-        self.usable()?;
-        let mut rounds = self.syncs.lock();
-        let mut number = self.syncs.join(&rounds);
+        let mut number = None;
         loop {
+            let mut rounds = self.syncs.lock();
+            number = self.to_wait_for(&rounds, number)?;
+            let Some(number) = number else { return Ok(()) };
             if let Some(round) = Round::claim(self, &mut rounds) {
                 drop(rounds);
                 round.run();
@@ -341,16 +346,10 @@ impl Shared {
                 // Changed since, it does not sleep.
                 let seen = self.syncs.word(number).load(Acquire);
                 drop(rounds);
-                if !self.syncs.has_ended(number) {
-                    atomic_wait::wait(self.syncs.word(number), seen);
-                }
+                atomic_wait::wait(self.syncs.word(number), seen);
             }
-            if let Some(done) = self.synced(number) {
-                return done;
-            }
-            rounds = self.syncs.lock();
-            if rounds.is_over(number) {
-                number = self.syncs.join(&rounds);
+            if self.syncs.has_ended(number) {
+                return Ok(());
             }
         }
     }
@@ -395,36 +394,42 @@ impl Shared {
 /// One task that waits for a sync.
 #[derive(Default)]
 struct Wait {
-    number: u64,
-    /// By whom it waits for that number.
+    number: Option<u64>,
+    /// Whom its end wakes.
     registered: Option<Waker>,
 }
 
 impl Wait {
     fn poll(&mut self, root: &Root, cx: &Context<'_>) -> Poll<Result<(), SyncError>> {
-        // First: in the child of a fork nothing else is this process's.
-        root.usable()?;
+        // First: in the child of a fork nothing else is this process's. Who waits already hears of a poison
+        // from a sync.
+        if self.number.is_none() || root.is_inherited() {
+            root.usable()?;
+        }
         let shared = root.shared();
         // Before it is counted on: who runs a sync now may be the last that does.
         if !root.ensure_syncer() {
             return Poll::Ready(shared.blocking_sync()); // no thread can be had: then it is this one
         }
+        // Foreign code: not with the lock held.
+        let waker = cx.waker().clone();
+        let known = self.registered.as_ref().is_some_and(|registered| registered.will_wake(&waker));
+        let registered = if known { None } else { Some(waker.clone()) };
         let mut rounds = shared.syncs.lock();
-        if self.number == 0 || rounds.is_over(self.number) && !shared.syncs.has_ended(self.number) {
-            *self = Self { number: shared.syncs.join(&rounds), registered: None };
+        let before = self.number;
+        self.number = shared.to_wait_for(&rounds, before)?;
+        let Some(number) = self.number else { return Poll::Ready(Ok(())) };
+        if !known || self.number != before {
+            rounds.tasks(number).push(waker);
         }
-        if let Some(done) = shared.synced(self.number) {
-            return Poll::Ready(done);
-        }
-        if !self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.registered = Some(cx.waker().clone());
-            rounds.tasks(self.number).push(cx.waker().clone());
-        }
-        // Else who syncs now tells it.
+        // If somebody syncs, its end tells the syncer.
         let is_wanted = rounds.is_wanted();
         drop(rounds);
         if is_wanted {
             shared.syncs.work.notify_one();
+        }
+        if !known {
+            self.registered = registered;
         }
         Poll::Pending
     }

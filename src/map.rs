@@ -84,9 +84,11 @@ impl Map {
 
     /// Unmaps a range of bytes: who uses it has the kernel map it again. It is only a hint.
     pub fn let_go(&self, range: std::ops::Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.map.len());
         if self.access == Access::ReadWrite {
-            // SAFETY: the memory of a shared mapping is the file's, so nothing is lost, and an access at the
-            // same time finds the same bytes.
+            // SAFETY: inside the mapping, as just asserted, but for what is rounded to whole blocks of it. The
+            // memory of a shared mapping is the file's, so nothing is lost, and an access at the same time
+            // finds the same bytes.
             let _ = unsafe {
                 self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
             };

@@ -103,7 +103,8 @@ impl Root {
     /// Starts the thread that syncs for tasks and for an interval; false if it cannot be started.
     pub fn ensure_syncer(&self) -> bool {
         let mut syncer = self.0.syncer.lock().unwrap_or_else(|e| e.into_inner());
-        if syncer.is_none() {
+        // One whose thread is gone has met a bug.
+        if syncer.as_ref().is_none_or(JoinHandle::is_finished) {
             let shared = Arc::clone(&self.0);
             let interval = match self.durability {
                 Durability::Interval { every, .. } => Some(every),
@@ -187,7 +188,6 @@ impl Drop for Root {
                 let _ = handle.join();
             }
         }
-        self.syncs.wait_until_idle();
         if matches!(self.durability, Durability::Interval { .. }) && self.syncs.take_changed() {
             let _ = self.shared().blocking_sync(); // poisoned, nobody else is told by this one
         }
@@ -489,7 +489,7 @@ impl Shared {
     }
 
     /// Whether the open has ended: a waker that the watcher woke may have dropped the last handle.
-    fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.asleep.load(SeqCst) & STOP != 0
     }
 

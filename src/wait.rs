@@ -70,6 +70,14 @@ pub fn disarm(word: &AtomicU32) -> bool {
     word.fetch_update(SeqCst, SeqCst, wake).is_ok()
 }
 
+/// Wakes. If the waker panics, that was told, and is not to cost the others their wake.
+pub fn wake(waker: Waker) {
+    #[cfg(not(disk_chan_loom))]
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake()));
+    #[cfg(disk_chan_loom)]
+    waker.wake(); // a model's own panics come through here
+}
+
 /// The place of a waiter in a list; empty while it is not in one.
 pub type Place = Option<u64>;
 
@@ -134,14 +142,14 @@ impl WaitList {
     /// Wakes whoever has slept longest. False if there was nobody.
     pub fn wake_one(&self) -> bool {
         let first = self.with(|s| s.wakers.pop_first());
-        first.map(|(_, waker)| waker.wake()).is_some()
+        first.map(|(_, waker)| wake(waker)).is_some()
     }
 
     /// Wakes all. False if there was nobody.
     pub fn wake_all(&self) -> bool {
         let all = self.with(|s| std::mem::take(&mut s.wakers));
         let any = !all.is_empty();
-        all.into_values().for_each(Waker::wake);
+        all.into_values().for_each(wake);
         any
     }
 }

@@ -79,7 +79,7 @@ fn who_comes_during_a_sync_waits_for_the_next() {
         };
         let offset: Offset = ended(&mut cx, &mut (first as _));
         assert!(offset < channel.durable_offset());
-        // The next has begun, by whoever was polled, and is held up; so nobody else is ready.
+        // The next has begun and is held up; so nobody else is ready.
         assert!(second.as_mut().poll(&mut cx).is_pending() && third.as_mut().poll(&mut cx).is_pending());
         syncs.wait_for(before + 2);
         assert!(second.as_mut().poll(&mut cx).is_pending() && third.as_mut().poll(&mut cx).is_pending());
@@ -114,6 +114,40 @@ fn a_task_that_comes_while_a_thread_syncs() {
             task.join().unwrap();
         });
         assert_eq!(syncs.count(), before + 2);
+    });
+}
+
+/// A waker that panics costs nobody else the wake, nor the syncer its life.
+#[test]
+fn a_waker_that_panics() {
+    struct Panics;
+    impl std::task::Wake for Panics {
+        fn wake(self: std::sync::Arc<Self>) {
+            panic!("as it is meant to");
+        }
+    }
+    within(60, || {
+        let syncs = Syncs::mine();
+        let dir = Dir::new();
+        let channel = small().blocking_open(dir.file()).unwrap();
+        let before = syncs.count();
+        syncs.hold();
+        let waker = std::sync::Arc::new(Panics).into();
+        let (mut panics, mut other) = (pin!(channel.sync()), pin!(channel.sync()));
+        assert!(panics.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        syncs.wait_for(before + 1);
+        assert!(panics.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        // Both wait for the next, the one that panics first.
+        let mut next = pin!(channel.sync());
+        assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let (counter, waker) = CountingWaker::new();
+        assert!(other.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        syncs.let_go();
+        while counter.count() == 0 {
+            thread::yield_now();
+        }
+        smol::block_on(channel.sync()).unwrap();
+        channel.blocking_sync().unwrap();
     });
 }
 

@@ -260,3 +260,40 @@ fn a_sync_beside_one_that_failed_counts_for_nothing() {
         assert_eq!(syncs.count(), before + 1, "nothing is tried after it");
     });
 }
+
+/// Another process says that its sync has failed, just after one of this process ended well: those who wait for the
+/// next hear of it, threads, tasks and the interval's own sync, and the last handle can be dropped.
+#[test]
+fn a_failure_between_two_syncs_is_heard_by_all_who_wait() {
+    within(120, || {
+        for every in [Duration::from_secs(3600); 10] {
+            let syncs = Syncs::mine();
+            let dir = Dir::new();
+            let interval = Durability::Interval { every, max_messages: 6 };
+            let channel = small().durability(interval).blocking_open(dir.file()).unwrap();
+            let file = std::fs::File::options().write(true).open(dir.file()).unwrap();
+            let (before, durable) = (syncs.count(), channel.durable_offset());
+            syncs.hold();
+            thread::scope(|scope| {
+                let (channel, file) = (&channel, &file);
+                let blocking = move |n| move || drop(channel.sender().blocking_send_durable(body(n, 50)));
+                scope.spawn(blocking(0));
+                syncs.wait_for(before + 1);
+                (1..4).for_each(|n| drop(scope.spawn(blocking(n))));
+                scope.spawn(|| drop(smol::block_on(channel.sender().send_durable(body(4, 50)))));
+                while channel.len() < 5 {
+                    thread::yield_now();
+                }
+                thread::sleep(Duration::from_millis(5)); // they wait now
+                channel.sender().blocking_send(body(5, 50)).unwrap(); // and so does the interval's
+                thread::sleep(Duration::from_millis(5));
+                syncs.let_go();
+                while channel.durable_offset() == durable {
+                    std::hint::spin_loop();
+                }
+                file.write_all_at(&[1; 8], POISON).unwrap();
+            });
+            assert_eq!(channel.blocking_sync(), Err(SyncError::Poisoned));
+        }
+    });
+}
