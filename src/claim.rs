@@ -172,7 +172,7 @@ impl<'a> Group<'a> {
                 return Ok(());
             }
             let Claim { cell, word, offset, .. } = hand.claim;
-            if self.in_page(offset.page()).0.number() == offset.page() {
+            if self.page(offset.page()).number() == offset.page() {
                 self.mark_damaged(offset);
             }
             self.cell(cell as usize).free(word);
@@ -216,7 +216,7 @@ impl<'a> Group<'a> {
                         Step::Empty
                     };
                 }
-                SlotState::Committed(at) if !self.is_done(number, index) => at,
+                SlotState::Committed(at) if !self.has_acked(&page, tag, index) => at,
                 SlotState::Committed(_) | SlotState::Skipped | SlotState::Damaged => {
                     self.complete_last(number, cursor);
                     let over = GroupCursor { cell: None, index: index + 1, ..cursor };
@@ -232,7 +232,7 @@ impl<'a> Group<'a> {
                 }
                 continue;
             }
-            let (cell, word) = match mine {
+            let (number_of_cell, word) = match mine {
                 Some(mine) => mine,
                 None => {
                     let Some(taken) = self.take_cell(hand, how.kind) else { break Step::NoCell };
@@ -246,28 +246,29 @@ impl<'a> Group<'a> {
                     taken
                 }
             };
-            let intent = self.cell(cell).intend(word, offset.as_u64(), how.now);
+            let cell = self.cell(number_of_cell);
+            let intent = cell.intend(word, offset.as_u64(), how.now);
             // What the cursor names by this cell was over when this receiver took it.
-            if cursor.cell != Some(cell) {
+            if cursor.cell != Some(number_of_cell) {
                 self.complete_last(number, cursor);
             }
-            let claimed = GroupCursor { cell: Some(cell), index: index + 1, ..cursor };
+            let claimed = GroupCursor { cell: Some(number_of_cell), index: index + 1, ..cursor };
             // ORDER[claim] Release: the INTENT before the cursor that names its cell. SeqCst: before
             // the look at the group's state.
             if cursor_word.compare_exchange(seen, claimed.word(tag), SeqCst, Relaxed).is_err() {
-                mine = Some((cell, intent));
+                mine = Some((number_of_cell, intent));
                 continue;
             }
             full_fence_after_rmw(); // ORDER[group state]: with the fence in holds_message_in
             if !self.is_current() {
-                mine = Some((cell, intent));
+                mine = Some((number_of_cell, intent));
                 break Step::Removed;
             }
             mine = None;
-            if !self.cell(cell).hold(intent) {
+            if !cell.hold(intent) {
                 continue; // a lease that was taken away at once
             }
-            self.fill(&mut hand.claim, cell, intent.to(ClaimState::Held), offset, place);
+            self.fill(&mut hand.claim, number_of_cell, intent.to(ClaimState::Held), offset, place);
             return Step::Claimed;
         };
         if let Some((cell, word)) = mine {
@@ -278,19 +279,32 @@ impl<'a> Group<'a> {
         step
     }
 
+    /// Takes a free cell: that of the claim before, if it can.
     #[inline]
     fn take_cell(&self, hand: &mut Hand, kind: Kind) -> Option<(usize, ClaimWord)> {
+        if let Some(word) = self.take_this_cell(hand.cell, hand.owner, kind) {
+            return Some((hand.cell, word));
+        }
+        self.find_cell(hand, kind)
+    }
+
+    #[cold]
+    fn find_cell(&self, hand: &mut Hand, kind: Kind) -> Option<(usize, ClaimWord)> {
         let cells = self.mem.layout.geometry.max_held;
-        (0..cells).find_map(|i| {
-            let cell = (hand.cell + i) % cells;
-            let used = self.cells_used();
-            if used.load(Acquire) <= cell as u64 {
-                used.fetch_max(cell as u64 + 1, SeqCst);
-            }
-            let word = self.cell(cell).take(hand.owner, kind)?;
+        (hand.cell + 1..cells).chain(0..hand.cell).find_map(|cell| {
+            let word = self.take_this_cell(cell, hand.owner, kind)?;
             hand.cell = cell;
             Some((cell, word))
         })
+    }
+
+    #[inline]
+    fn take_this_cell(&self, cell: usize, owner: usize, kind: Kind) -> Option<ClaimWord> {
+        let used = self.cells_used();
+        if used.load(Acquire) <= cell as u64 {
+            used.fetch_max(cell as u64 + 1, SeqCst);
+        }
+        self.cell(cell).take(owner, kind)
     }
 
     /// Whether a claim keeps its page from being turned.
@@ -308,7 +322,7 @@ impl<'a> Group<'a> {
     /// copy, as its page goes if the group is removed.
     #[inline]
     fn verify(&self, claim: &mut Claim, how: How, copy: &mut Vec<u8>) -> bool {
-        let page = self.in_page(claim.offset.page()).0;
+        let page = self.page(claim.offset.page());
         match how.kind {
             Kind::Message => page.verify(self.mem.uuid, claim.offset.as_u64(), &mut claim.record),
             Kind::Lease => page.copy(self.mem.uuid, claim.offset.as_u64(), &mut claim.record, copy),
@@ -316,7 +330,7 @@ impl<'a> Group<'a> {
     }
 
     pub(crate) fn mark_damaged(&self, offset: Offset) {
-        let page = self.in_page(offset.page()).0;
+        let page = self.page(offset.page());
         // Before the slot, so that whoever folds the page knows that there is something to count.
         page.word(Layout::PAGE_DAMAGE_SEEN).fetch_max(offset.page() + 1, SeqCst);
         page.settle(offset.page(), offset.index() as usize, SlotState::Damaged);
@@ -334,7 +348,7 @@ impl<'a> Group<'a> {
     fn leave_lost_page(&self, ring: &Ring<'a>, hand: &mut Hand) -> bool {
         // Whoever closed the cursor is counting what the group lost: help, so that this receiver
         // hears of it before it goes on.
-        if self.in_page(hand.page).0.number() == hand.page {
+        if self.page(hand.page).number() == hand.page {
             self.take_page_away(hand.page);
         }
         // It may begin before the group does: there is nothing for it, and the look goes on.
@@ -378,7 +392,7 @@ impl<'a> Group<'a> {
         if !self.is_current() {
             return false;
         }
-        let page: Page<'a> = self.in_page(offset.page()).0;
+        let page: Page<'a> = self.page(offset.page());
         // Only what a damaged file says is RETURNED and not committed: then it does not verify.
         let at = match page.slot(offset.page(), offset.index() as usize) {
             SlotState::Committed(at) => at,

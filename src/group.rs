@@ -16,7 +16,7 @@
 #![forbid(unsafe_code)]
 
 use crate::cells::{ClaimCell, ClaimState, ClaimWord, Count, Kind, is_claim};
-use crate::layout::{Acks, GroupCursor, Layout, MAX_PAGE_NUMBER, SlotState};
+use crate::layout::{Acks, GroupCursor, LINE, Layout, MAX_PAGE_NUMBER, SlotState};
 use crate::memory::Memory;
 use crate::page::Page;
 use crate::ring::Ring;
@@ -68,6 +68,7 @@ pub struct Group<'a> {
     pub mem: Memory<'a>,
     pub(crate) number: usize,
     pub(crate) state: u64,
+    live: &'a [AtomicU64; LINE],
 }
 
 impl<'a> Group<'a> {
@@ -78,14 +79,15 @@ impl<'a> Group<'a> {
 
     /// Whatever is or was at this number.
     pub fn any(mem: Memory<'a>, number: usize) -> Self {
-        let state = mem.group_lines(number).0[STATE].load(SeqCst); // ORDER[group state]
-        Self { mem, number, state }
+        let live = mem.group_lines(number).0;
+        let state = live[STATE].load(SeqCst); // ORDER[group state]
+        Self { mem, number, state, live }
     }
 
     /// The group that a handle was made for.
     #[inline]
     pub fn of(mem: Memory<'a>, number: usize, state: u64) -> Self {
-        Self { mem, number, state }
+        Self { mem, number, state, live: mem.group_lines(number).0 }
     }
 
     /// Its number.
@@ -111,12 +113,12 @@ impl<'a> Group<'a> {
     }
 
     #[inline]
-    pub(crate) fn live(&self) -> &'a [AtomicU64] {
-        self.mem.group_lines(self.number).0
+    pub(crate) fn live(&self) -> &'a [AtomicU64; LINE] {
+        self.live
     }
 
     #[inline]
-    pub(crate) fn counters(&self) -> &'a [AtomicU64] {
+    pub(crate) fn counters(&self) -> &'a [AtomicU64; LINE] {
         self.mem.group_lines(self.number).1
     }
 
@@ -240,10 +242,16 @@ impl<'a> Group<'a> {
         })
     }
 
+    /// The page at the place of `number`.
+    #[inline]
+    pub fn page(&self, number: u64) -> Page<'a> {
+        Page::new(self.mem, self.mem.layout.place(number))
+    }
+
     /// The page at the place of `number`, and the group's cursor word in it.
     #[inline]
     pub fn in_page(&self, number: u64) -> (Page<'a>, &'a AtomicU64) {
-        let page = Page::new(self.mem, self.mem.layout.place(number));
+        let page = self.page(number);
         (page, page.word(self.mem.layout.group_cursor_at(self.number)))
     }
 
@@ -265,9 +273,14 @@ impl<'a> Group<'a> {
         if index >= self.mem.layout.slots {
             return true; // an offset that never was
         }
-        let page = self.in_page(number).0;
-        let (word, bit) = self.ack_word(&page, index);
-        Acks::of(word.load(Acquire), self.tag(number)) & bit != 0 // ORDER[ack]
+        self.has_acked(&self.page(number), self.tag(number), index)
+    }
+
+    /// The same of a page, by the group's tag there.
+    #[inline]
+    pub fn has_acked(&self, page: &Page<'a>, tag: u32, index: usize) -> bool {
+        let (word, bit) = self.ack_word(page, index);
+        Acks::of(word.load(Acquire), tag) & bit != 0 // ORDER[ack]
     }
 
     /// Sets the ack bit of an index, unless the page or the group has gone. True if the page may be
@@ -278,7 +291,7 @@ impl<'a> Group<'a> {
         if index >= self.mem.layout.slots {
             return false;
         }
-        let page = self.in_page(number).0;
+        let page = self.page(number);
         let (word, bit) = self.ack_word(&page, index);
         let tag = self.tag(number);
         let mut seen = word.load(Acquire);
@@ -297,7 +310,7 @@ impl<'a> Group<'a> {
     /// The indexes of page `number` that keep the group from being done with it: committed and not
     /// done, or not resolved. None if the page has gone.
     pub fn unfinished(self, number: u64) -> impl DoubleEndedIterator<Item = usize> + 'a {
-        let page = self.in_page(number).0;
+        let page = self.page(number);
         let (c, tag) = (page.cursor(), self.tag(number));
         let is_here = c.lap == self.mem.layout.cursor_lap(number) && self.start().page() <= number;
         let end = if is_here { c.count.min(self.mem.layout.slots) } else { 0 };
@@ -403,7 +416,7 @@ impl<'a> Group<'a> {
 
     /// Counts the damaged messages of page `number`, before it is turned.
     pub fn fold_damage(&self, number: u64) {
-        let page = self.in_page(number).0;
+        let page = self.page(number);
         if page.word(Layout::PAGE_DAMAGE_SEEN).load(Acquire) == number + 1 {
             self.fold(DAMAGED, number, |slot| slot == SlotState::Damaged);
         }
@@ -469,7 +482,7 @@ impl<'a> Group<'a> {
     }
 
     fn lag_in(&self, number: u64) -> u64 {
-        let page = self.in_page(number).0;
+        let page = self.page(number);
         let end = page.cursor().count.min(self.mem.layout.slots);
         let open = (self.start_index(number)..end)
             .filter(|&i| matches!(page.slot(number, i), SlotState::Committed(_)) && !self.is_done(number, i));
@@ -482,7 +495,7 @@ impl<'a> Group<'a> {
     pub fn behind(self, ring: &Ring<'a>) -> u64 {
         let mut behind = 0;
         for number in ring.pages() {
-            let end = self.in_page(number).0.cursor().count.min(self.mem.layout.slots);
+            let end = self.page(number).cursor().count.min(self.mem.layout.slots);
             let first = match behind {
                 0 => self.unfinished(number).next().unwrap_or(end),
                 _ => 0,

@@ -152,7 +152,7 @@ impl<'a> Group<'a> {
         if instance.is_multiple_of(255) {
             Self::clear_words(mem, number, instance);
         }
-        let group = Self { mem, number, state: state(instance, ACTIVE) };
+        let group = Self::of(mem, number, state(instance, ACTIVE));
         live[START].store(Offset::new(ring.tail().page, 0).as_u64(), Release);
         live[AT].store(group.hint(ring.tail().page), Release);
         for what in Count::ALL {
@@ -221,7 +221,7 @@ impl<'a> Group<'a> {
             Some(entry) => (state(entry.instance, ACTIVE), entry.start.min(Offset::new(era, 0))),
             None => (state(instance, FREE), Offset::new(0, 0)),
         };
-        let group = Self { mem, number, state };
+        let group = Self::of(mem, number, state);
         let (live, counters) = mem.group_lines(number);
         // In another version than the words they are compared with, they would be behind them.
         let since = |newer: u64, older: u64, most: u64| {
@@ -319,7 +319,7 @@ impl<'a> Group<'a> {
             self.close_in(number);
         }
         fence(SeqCst); // with the fence in `lose_if_gone`
-        let removed = Self { state: removed, ..self };
+        let removed = Self::of(self.mem, self.number, removed);
         removed.settle();
         removed.free_returned();
     }

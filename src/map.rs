@@ -109,7 +109,7 @@ fn words(map: &memmap2::MmapRaw, from: usize, count: usize) -> &'static [AtomicU
     let at = unsafe { map.as_mut_ptr().add(from) };
     // SAFETY: `at` is aligned, as a mapping begins at a page and `from` is a multiple of 8, and has
     // `count` words that live as long as the mapping. These bytes are accessed only as atomic words
-    // of this width, or read through `Page::payload` under its conditions; other processes keep the
+    // of this width, or read through `Place::payload` under its conditions; other processes keep the
     // same rule. In a read-only mapping they are only loaded, each in one access of its width.
     unsafe { std::slice::from_raw_parts(at.cast::<AtomicU64>(), count) }
 }

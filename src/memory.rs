@@ -154,9 +154,10 @@ impl<'a> Memory<'a> {
 
     /// A group's live words: the read-mostly line, then the line of counters.
     #[inline]
-    pub fn group_lines(&self, group: usize) -> (&'a [AtomicU64], &'a [AtomicU64]) {
+    pub fn group_lines(&self, group: usize) -> (&'a [AtomicU64; LINE], &'a [AtomicU64; LINE]) {
         let at = self.layout.group_lines + group * 2 * LINE;
-        self.control[at..at + 2 * LINE].split_at(LINE)
+        let (lines, _) = self.control[at..at + 2 * LINE].as_chunks();
+        (&lines[0], &lines[1])
     }
 
     /// One copy of a group's entry.
@@ -180,11 +181,11 @@ impl<'a> Memory<'a> {
         self.control[at..].first_chunk().expect("a line has more words than that")
     }
 
-    /// The words of the page at a place.
+    /// The words of the page at a place, among those of the pages.
     #[inline]
-    pub fn page_words(&self, place: usize) -> &'a [AtomicU64] {
+    pub fn page_words(&self, place: usize) -> std::ops::Range<usize> {
         let at = place * self.layout.page_words;
-        &self.pages[at..at + self.layout.page_words]
+        at..at + self.layout.page_words
     }
 }
 

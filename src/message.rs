@@ -9,6 +9,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::panicking;
 use std::time::{Duration, SystemTime};
 
@@ -92,6 +93,20 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Drop for Hold<R, C> {
 pub struct Message<'a> {
     bytes: &'a [u8],
     hold: Hold<&'a Root, &'a Claim>,
+    /// After the claim is over.
+    _lent: Lent<'a>,
+}
+
+/// Tells the receiver that a message was not forgotten.
+struct Lent<'a>(Option<&'a AtomicBool>);
+
+impl Drop for Lent<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(lent) = self.0 {
+            lent.store(false, Relaxed); // the receiver is borrowed until then
+        }
+    }
 }
 
 /// A message as a copy of its own. Dropping it is being done with it; dropped by a panic that began
@@ -125,14 +140,15 @@ pub struct Lease {
 }
 
 impl<'a> Message<'a> {
-    /// A message that was claimed; `copy` is its bytes where hand-outs are copies.
+    /// A message that was claimed; `copy` is its bytes where hand-outs are copies, and `lent` is lowered
+    /// when it is dropped.
     #[inline]
-    pub(crate) fn new(root: &'a Root, claim: &'a Claim, copy: &'a [u8]) -> Self {
+    pub(crate) fn new(root: &'a Root, claim: &'a Claim, copy: &'a [u8], lent: Option<&'a AtomicBool>) -> Self {
         let bytes = match root.drops_oldest() {
             true => copy,
-            false => root.ring().page(claim.offset.page()).payload(&claim.record),
+            false => claim.record.payload(root.memory()),
         };
-        Self { bytes, hold: Hold::new(root, claim, Dropped::Done) }
+        Self { bytes, hold: Hold::new(root, claim, Dropped::Done), _lent: Lent(lent) }
     }
 }
 

@@ -75,8 +75,9 @@ impl<'a> OpCell<'a> {
     fn take(mem: Memory<'a>, me: OpenId, state: Op, place: usize) -> Option<Self> {
         let cells = mem.layout.geometry.max_op_cells;
         let first = thread_number() + me.index * 16;
-        (0..cells).find_map(|i| {
-            let cell = (first + i) % cells;
+        (first..first + cells).find_map(|cell| {
+            // Seldom needed, and a division takes its time.
+            let cell = if cell < cells { cell } else { cell % cells };
             if mem.op_cells_used().load(Acquire) <= cell as u64 {
                 mem.op_cells_used().fetch_max(cell as u64 + 1, SeqCst);
             }

@@ -10,7 +10,7 @@
 //! - A slot goes untouched -> COMMITTED by its sender's plain store; -> SKIPPED by its sender, or
 //!   on proof that no sender can still store (ops.rs); COMMITTED -> DAMAGED.
 //! - Record words are stored and loaded only as relaxed 64-bit atomics, except through
-//!   [`Page::payload`], for a message whose claim pins the page.
+//!   [`Place::payload`], for a message whose claim pins the page.
 
 use crate::layout::{Cursor, Layout, PageState, RECORD_HEADER, Slot, SlotState};
 use crate::memory::Memory;
@@ -66,7 +66,10 @@ pub struct Reserved {
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     sent_at: u64,
+    /// Where the bytes lie: a word of the pages.
+    bytes: usize,
     len: u32,
+    /// A word of the record area.
     at: u32,
 }
 
@@ -74,7 +77,7 @@ impl Place {
     /// A record that is still to be verified, at a word of the record area; it has no bytes yet.
     #[inline]
     pub fn unread(at: usize) -> Self {
-        Self { sent_at: 0, len: 0, at: at as u32 }
+        Self { sent_at: 0, bytes: 0, len: 0, at: at as u32 }
     }
 
     /// The send time in unix milliseconds, once it is known.
@@ -88,13 +91,16 @@ impl Place {
 pub struct Page<'a> {
     layout: &'a Layout,
     words: &'a [AtomicU64],
+    /// Where it begins: a word of the pages.
+    begin: usize,
 }
 
 impl<'a> Page<'a> {
     /// The page at a place.
     #[inline]
     pub fn new(mem: Memory<'a>, place: usize) -> Self {
-        Self { layout: mem.layout, words: mem.page_words(place) }
+        let words = mem.page_words(place);
+        Self { layout: mem.layout, words: &mem.pages[words.clone()], begin: words.start }
     }
 
     /// The page number.
@@ -256,13 +262,11 @@ impl<'a> Page<'a> {
     #[inline]
     pub fn verify(&self, uuid: [u64; 2], offset: u64, place: &mut Place) -> bool {
         let Some((head, len)) = self.header(place.at as usize) else { return false };
-        place.at += RECORD_HEADER as u32;
-        place.len = len as u32;
-        place.sent_at = head[2];
-        let payload = xxh3_64(self.payload(place));
+        let from = self.layout.data_at(place.at as usize + RECORD_HEADER);
+        let payload = xxh3_64(bytes(&self.words[from..from + len.div_ceil(8)], len));
         let good = head[1] == offset && checksum(uuid, [head[0], head[1], head[2]], payload) == head[3];
-        if !good {
-            place.len = 0;
+        if good {
+            (place.sent_at, place.bytes, place.len) = (head[2], self.begin + from, len as u32);
         }
         good
     }
@@ -307,32 +311,34 @@ impl<'a> Page<'a> {
         Some(head)
     }
 
-    fn payload_words(&self, place: &Place) -> &'a [AtomicU64] {
-        let from = self.layout.data_at(place.at as usize);
-        &self.words[from..from + (place.len as usize).div_ceil(8)]
-    }
+}
 
+impl Place {
     /// The bytes of a message that verified where it lies, for as long as its place is kept.
-    #[cfg(not(disk_chan_loom))]
     #[inline]
-    pub fn payload<'p>(&self, place: &'p Place) -> &'p [u8]
-    where
-        'a: 'p,
-    {
-        let words = self.payload_words(place);
-        // SAFETY: the words are `len` initialised bytes or more of one allocation, alive for 'a, and
-        // bytes have no alignment. Nobody writes them while the slice lives: a place that has bytes
-        // comes from `verify` alone, whose caller keeps the page pinned as long as the place, and
-        // the slice borrows the place.
-        unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), place.len as usize) }
+    pub fn payload<'p>(&'p self, mem: Memory<'p>) -> &'p [u8] {
+        let len = self.len as usize;
+        bytes(&mem.pages[self.bytes..self.bytes + len.div_ceil(8)], len)
     }
+}
 
-    /// In a model the bytes are a copy, which the model never frees.
-    #[cfg(disk_chan_loom)]
-    pub fn payload<'p>(&self, place: &'p Place) -> &'p [u8] {
-        let words = self.payload_words(place);
-        let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
-        bytes.truncate(place.len as usize);
-        bytes.leak()
-    }
+/// The first `len` bytes of these words, which nobody writes while the slice lives: they are of a record
+/// whose claim pins the page, as the caller of [`Page::verify`] sees to.
+#[cfg(not(disk_chan_loom))]
+#[inline]
+fn bytes(words: &[AtomicU64], len: usize) -> &[u8] {
+    assert!(len <= words.len() * 8);
+    // SAFETY: the words have `len` initialised bytes or more, alive as long as the slice, and bytes have
+    // no alignment. Nobody writes them: the only words that are given to this function, here in this file,
+    // are those of a record that is being verified, and of a place that verified, which the slice borrows;
+    // as long as either, the page is pinned.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), len) }
+}
+
+/// In a model the bytes are a copy, which the model never frees.
+#[cfg(disk_chan_loom)]
+fn bytes(words: &[AtomicU64], len: usize) -> &[u8] {
+    let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
+    bytes.truncate(len);
+    bytes.leak()
 }

@@ -13,7 +13,7 @@ use crossbeam_utils::Backoff;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ pub(crate) struct Position {
     hand: Hand,
     /// Messages handed out by reference; one that is still held at the next receive was forgotten.
     /// Of a single one only that it is out: it is the claim in the hand.
-    lent: bool,
+    lent: AtomicBool,
     loans: Vec<Claim>,
     /// The bytes of the loans, where hand-outs are copies.
     copies: Vec<Vec<u8>>,
@@ -74,7 +74,7 @@ impl Position {
         let cell = receiver_number() % mem.layout.geometry.max_held.min(64);
         let hand = Hand::new(root.file.id.index, page, cell);
         let (loans, copies, buffer) = (Vec::new(), Vec::new(), Vec::new());
-        Self { name, group, state, hand, lent: false, loans, copies, owed: None, buffer }
+        Self { name, group, state, hand, lent: AtomicBool::new(false), loans, copies, owed: None, buffer }
     }
 
     #[inline]
@@ -85,9 +85,16 @@ impl Position {
     /// Gives back what was handed out by reference and forgotten. No borrow of it can be alive.
     #[inline]
     pub(crate) fn take_loans_back(&mut self, root: &Root) {
-        if std::mem::take(&mut self.lent) {
+        if std::mem::take(self.lent.get_mut()) {
             self.take_back(root, &self.hand.claim);
         }
+        if !self.loans.is_empty() {
+            self.take_many_back(root);
+        }
+    }
+
+    #[cold]
+    fn take_many_back(&mut self, root: &Root) {
         while let Some(claim) = self.loans.pop() {
             self.take_back(root, &claim);
         }
@@ -211,8 +218,7 @@ impl Position {
         if root.drops_oldest() || claim.word.kind() == Kind::Lease {
             return std::mem::take(&mut self.buffer);
         }
-        let page = root.ring().page(claim.offset.page());
-        page.payload(&claim.record).to_vec()
+        claim.record.payload(root.memory()).to_vec()
     }
 }
 
@@ -260,8 +266,8 @@ impl Receiver {
     /// The claim in the hand as a message.
     #[inline]
     fn message(&mut self) -> Message<'_> {
-        self.at.lent = true;
-        Message::new(&self.root, &self.at.hand.claim, &self.at.buffer)
+        *self.at.lent.get_mut() = true;
+        Message::new(&self.root, &self.at.hand.claim, &self.at.buffer, Some(&self.at.lent))
     }
 
     fn lease_in_hand(&mut self) -> Lease {
@@ -375,7 +381,7 @@ impl Receiver {
                 break;
             }
         }
-        at.loans.iter().zip(&at.copies).map(|(claim, copy)| Message::new(root, claim, copy)).collect()
+        at.loans.iter().zip(&at.copies).map(|(claim, copy)| Message::new(root, claim, copy, None)).collect()
     }
 
     /// Leases a message; waits until there is one.

@@ -93,10 +93,7 @@ impl Model {
         let claim = hand.claim;
         let byte = match (self.heap.memory().layout.geometry.overflow, kind) {
             (Overflow::DropOldest, _) | (_, Kind::Lease) => copy[0],
-            (Overflow::Block, Kind::Message) => {
-                let page = self.ring().page(claim.offset.page());
-                page.payload(&claim.record)[0]
-            }
+            (Overflow::Block, Kind::Message) => claim.record.payload(self.heap.memory())[0],
         };
         Ok((claim, byte))
     }

@@ -196,7 +196,7 @@ fn ack_and_recycle() {
             move || model.send(3).is_ok()
         });
         let page = model.ring().page(0);
-        let bytes = page.payload(&claim.record);
+        let bytes = claim.record.payload(model.ring().mem);
         assert_eq!(bytes, [1], "the page was turned under a reader");
         assert_eq!(page.number(), 0);
         model.group().ack(&claim).0.unwrap();

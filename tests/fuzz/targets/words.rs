@@ -104,8 +104,7 @@ impl<'a> User<'a> {
         if let Some(claim) = &got {
             let copied = kind == Kind::Lease || self.mem.layout.geometry.overflow == Overflow::DropOldest;
             self.highest = self.highest.max(claim.offset);
-            let page = self.ring().page(claim.offset.page());
-            self.expect_sent(claim.offset, if copied { &buffer } else { page.payload(&claim.record) });
+            self.expect_sent(claim.offset, if copied { &buffer } else { claim.record.payload(self.mem) });
         }
         self.buffer = buffer;
         got
@@ -141,7 +140,7 @@ impl<'a> User<'a> {
                 return n;
             };
             if kept.is_none() && kind == Kind::Message && group.is_current() && !self.drops_oldest() {
-                let bytes = self.ring().page(claim.offset.page()).payload(&claim.record).to_vec();
+                let bytes = claim.record.payload(self.mem).to_vec();
                 kept = Some((claim, bytes));
             } else if gives_back && n % 5 == 0 && claim.word.attempts() == 0 {
                 let _ = group.give_back(&claim);
@@ -158,7 +157,7 @@ impl<'a> User<'a> {
 
     /// The bytes that somebody reads where they lie are not written.
     fn expect_unchanged(&self, claim: &Claim, bytes: &[u8]) {
-        let now = self.ring().page(claim.offset.page()).payload(&claim.record);
+        let now = claim.record.payload(self.mem);
         assert_eq!(now, bytes, "{} changed while it was read", claim.offset);
     }
 
@@ -408,7 +407,7 @@ fn use_it(user: &mut User<'_>, orders: u8) {
             let mut hand = user.hand(group);
             let kept = user.receive(group, &mut hand, Kind::Message);
             let kept = kept.filter(|_| !user.drops_oldest() && orders & 4 != 0);
-            let bytes = kept.map(|claim| user.ring().page(claim.offset.page()).payload(&claim.record).to_vec());
+            let bytes = kept.map(|claim| claim.record.payload(user.mem).to_vec());
             user.drain(group, lap == 0);
             let run = 1 + (orders as usize >> 3) % 3;
             for _ in 0..MOST_SENDS / run {
