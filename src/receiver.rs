@@ -165,6 +165,7 @@ impl Position {
         })
     }
 
+    #[inline]
     pub(crate) fn poll(
         &mut self,
         root: &Arc<Root>,

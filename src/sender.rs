@@ -95,6 +95,7 @@ impl Sender {
         }
     }
 
+    #[inline]
     fn poll_place(
         &self,
         cx: &mut Context<'_>,

@@ -66,11 +66,26 @@ impl Sleeper {
     }
 
     /// Ends the waiting of one who has what it waited for. True if it ever registered.
+    #[inline]
     pub fn done(&mut self) -> bool {
+        self.root.is_some() && self.leave()
+    }
+
+    #[cold]
+    fn leave(&mut self) -> bool {
         let Some(root) = self.take_root() else { return false };
         self.list(&root).remove(&mut self.place);
         root.end_sleep(self.kind(), self.seated);
         true
+    }
+
+    #[cold]
+    fn give_up(&mut self) {
+        let Some(root) = self.take_root() else { return };
+        if !self.list(&root).remove(&mut self.place) {
+            self.list(&root).wake_one();
+        }
+        root.end_sleep(self.kind(), self.seated);
     }
 
     /// Polls until ready, the thread asleep in between. With a deadline goes what is returned if it
@@ -111,12 +126,11 @@ impl Sleeper {
 }
 
 impl Drop for Sleeper {
+    #[inline]
     fn drop(&mut self) {
-        let Some(root) = self.take_root() else { return };
-        if !self.list(&root).remove(&mut self.place) {
-            self.list(&root).wake_one();
+        if self.root.is_some() {
+            self.give_up();
         }
-        root.end_sleep(self.kind(), self.seated);
     }
 }
 
