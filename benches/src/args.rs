@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use tempfile::TempDir;
+
 pub const USAGE: &str = "\
 usage: benches [grid] [latency] [growth] [open] [idle] [OPTIONS]
 
@@ -73,6 +75,11 @@ impl Args {
             }
         }
         Some(parsed)
+    }
+
+    /// A directory in which a process puts its files.
+    pub fn new_dir(&self) -> TempDir {
+        tempfile::Builder::new().prefix("disk_chan-bench-").tempdir_in(&self.dir).unwrap()
     }
 
     pub fn runs(&self, part: Part) -> bool {

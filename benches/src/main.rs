@@ -3,6 +3,7 @@
 mod args;
 mod figures;
 mod grid;
+mod latency;
 mod machine;
 mod process;
 mod report;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         let args: Vec<_> = args.collect();
         match args[0].as_str() {
             "grid" => grid::child(&args[1..]),
+            "latency" => latency::child(&args[1..]),
             part => panic!("no part {part}"),
         }
         return ExitCode::SUCCESS;
@@ -37,6 +39,9 @@ fn main() -> ExitCode {
     machine::print(&args.dir);
     if args.runs(Part::Grid) {
         grid::grid(&args, &mut report);
+    }
+    if args.runs(Part::Latency) {
+        latency::latency(&args, &mut report);
     }
     println!("\nall figures: {}", report.out().join("bench.json").display());
     ExitCode::SUCCESS

@@ -33,7 +33,7 @@ struct Runner {
 
 impl Runner {
     fn start(kind: Kind, cell: &Cell, args: &Args) -> Self {
-        let dir = tempfile::Builder::new().prefix("disk_chan-bench-").tempdir_in(&args.dir).unwrap();
+        let dir = args.new_dir();
         let name = format!("{}, {cell}", kind.name());
         let environment = contestants::environment(dir.path());
         let mut process = Process::start(&name, &["grid", kind.name(), &cell.to_string()], dir.path(), &environment);
