@@ -3,8 +3,11 @@
 mod args;
 mod figures;
 mod grid;
+mod growth;
+mod idle;
 mod latency;
 mod machine;
+mod opening;
 mod process;
 mod report;
 
@@ -21,6 +24,9 @@ fn main() -> ExitCode {
         match args[0].as_str() {
             "grid" => grid::child(&args[1..]),
             "latency" => latency::child(&args[1..]),
+            "growth" => growth::child(&args[1..]),
+            "open" => opening::child(&args[1..]),
+            "idle" => idle::child(&args[1..]),
             part => panic!("no part {part}"),
         }
         return ExitCode::SUCCESS;
@@ -42,6 +48,15 @@ fn main() -> ExitCode {
     }
     if args.runs(Part::Latency) {
         latency::latency(&args, &mut report);
+    }
+    if args.runs(Part::Growth) {
+        growth::growth(&args, &mut report);
+    }
+    if args.runs(Part::Open) {
+        opening::open(&args, &mut report);
+    }
+    if args.runs(Part::Idle) {
+        idle::idle(&args, &mut report);
     }
     println!("\nall figures: {}", report.out().join("bench.json").display());
     ExitCode::SUCCESS
