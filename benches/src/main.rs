@@ -1,6 +1,7 @@
 //! How fast: `cargo run --release -p benches -- [PART ...] [OPTIONS]`; see `args.rs`.
 
 mod args;
+mod charts;
 mod figures;
 mod grid;
 mod growth;

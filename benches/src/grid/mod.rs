@@ -12,6 +12,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use crate::args::Args;
+use crate::charts::{self, Group, Scale};
 use crate::process::{self, Process};
 use crate::report::Report;
 use cell::Cell;
@@ -84,6 +85,18 @@ fn run(cell: &Cell, args: &Args) -> Vec<Row> {
     rows
 }
 
+/// The cells of 100 bytes, one message in a call.
+fn chart(done: &[(Cell, Vec<Row>)], report: &Report) {
+    let group =
+        |(cell, rows): &(Cell, Vec<Row>)| Group { title: cell.to_string(), bars: rows.iter().map(Row::bar).collect() };
+    let plain = done.iter().filter(|(cell, rows)| (cell.size, cell.batch) == (100, 1) && !rows.is_empty());
+    let groups: Vec<_> = plain.map(group).collect();
+    if !groups.is_empty() {
+        let title = "100-byte messages, million/s (senders-receivers)";
+        report.write("throughput.svg", &charts::bars(title, Scale::Linear, &groups));
+    }
+}
+
 pub fn grid(args: &Args, report: &mut Report) {
     println!(
         "\n# Throughput\n\nMillion messages/s that were sent, from the first send to the last receipt; {} rounds of about \
@@ -104,6 +117,7 @@ pub fn grid(args: &Args, report: &mut Report) {
         done.push((cell, rows));
         report.add("grid", done.iter().map(|(cell, rows)| table::json(cell, rows)).collect());
     }
+    chart(&done, report);
     let summaries: Vec<_> = done.iter().filter_map(|(cell, rows)| Summary::of(cell, rows)).collect();
     report.add("grid_mean", table::print_summaries(&summaries));
 

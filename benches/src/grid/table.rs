@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::cell::Cell;
 use super::contestants::Kind;
+use crate::charts::Bar;
 use crate::figures::{Spread, geometric_mean, ratio};
 
 /// A contestant in a cell.
@@ -28,6 +29,11 @@ impl Row {
     pub fn median(&self) -> f64 {
         Spread::of(&self.rates).median
     }
+
+    pub fn bar(&self) -> Bar {
+        let ours = matches!(self.kind, Kind::DiskChan | Kind::DiskChanCold);
+        Bar { label: self.name.clone(), value: self.median() / 1e6, ours }
+    }
 }
 
 fn row_of(rows: &[Row], kind: Kind) -> Option<&Row> {
@@ -40,18 +46,34 @@ fn best_in_memory(rows: &[Row]) -> Option<&Row> {
     in_memory.max_by(|a, b| a.median().total_cmp(&b.median()))
 }
 
+/// With about as many digits as are worth reading.
+fn short(number: f64) -> String {
+    let digits = if number >= 1000.0 {
+        0
+    } else if number < 0.1 {
+        4
+    } else {
+        2
+    };
+    format!("{number:.digits$}")
+}
+
+fn millions(rate: f64) -> String {
+    short(rate / 1e6)
+}
+
 fn print_rates(title: &str, rows: &[Row], rates: fn(&Row) -> &[f64]) {
     println!(
-        "\n{title:36} {:>7} {:>7} {:>7} {:>6} {:>9} {:>9}",
+        "\n{title:40} {:>7} {:>7} {:>7} {:>6} {:>9} {:>9}",
         "median", "least", "most", "ratio", "bound", "messages"
     );
     let ours = row_of(rows, Kind::DiskChan);
     for row in rows {
         let Spread { median, least, most } = Spread::of(rates(row));
-        let [median, least, most] = [median, least, most].map(|rate| rate / 1e6);
-        let ratio = ours.map_or("-".into(), |ours| format!("{:.2}", ratio(rates(ours), rates(row))));
+        let [median, least, most] = [median, least, most].map(millions);
+        let ratio = ours.map_or("-".into(), |ours| short(ratio(rates(ours), rates(row))));
         let bound = row.capacity.map_or("-".into(), |capacity| capacity.to_string());
-        println!("{:36} {median:7.2} {least:7.2} {most:7.2} {ratio:>6} {bound:>9} {:9}", row.name, row.messages);
+        println!("{:40} {median:>7} {least:>7} {most:>7} {ratio:>6} {bound:>9} {:9}", row.name, row.messages);
     }
 }
 

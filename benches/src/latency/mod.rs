@@ -6,6 +6,7 @@ mod work;
 use serde_json::{Value, json};
 
 use crate::args::Args;
+use crate::charts::{self, Bar, Group, Scale};
 use crate::figures::{Spread, median};
 use crate::process::Process;
 use crate::report::Report;
@@ -50,14 +51,14 @@ impl Scenario {
 }
 
 /// A contestant: its percentiles, round by round, in nanoseconds.
-pub struct Row {
-    pub name: &'static str,
+struct Row {
+    name: &'static str,
     rounds: Vec<Vec<f64>>,
 }
 
 impl Row {
     /// Medians of the rounds, in microseconds: from when messages were due or the one before came back; from the send.
-    pub fn percentiles(&self) -> [Option<[f64; 5]>; 2] {
+    fn percentiles(&self) -> [Option<[f64; 5]>; 2] {
         let count = self.rounds.first().map_or(0, Vec::len);
         let of = |at: usize| median(self.rounds.iter().map(|round| round[at])) / 1e3;
         [0, 5].map(|first| (count > first).then(|| std::array::from_fn(|at| of(first + at))))
@@ -94,7 +95,7 @@ fn run(scenario: Scenario, args: &Args) -> Vec<Row> {
     rows
 }
 
-pub fn latency(args: &Args, report: &mut Report) -> Vec<(&'static str, Vec<Row>)> {
+pub fn latency(args: &Args, report: &mut Report) {
     println!(
         "\n# Latency\n\n40-byte messages, threads, µs; exact percentiles of each of {} rounds of {:.1} s, medians of \
          the rounds.\nThe sender of messages that go one way spins on the clock; alone is how late it is with no channel \
@@ -110,21 +111,39 @@ pub fn latency(args: &Args, report: &mut Report) -> Vec<(&'static str, Vec<Row>)
         let json = |(name, rows): &(&str, Vec<Row>)| json!({ "scenario": name, "contestants": rows.iter().map(Row::json).collect::<Value>() });
         report.add("latency", done.iter().map(json).collect());
     }
-    done
+    chart(&done, report);
+}
+
+/// Medians and rare times of each scenario; of messages that were due, from their send.
+fn chart(done: &[(&'static str, Vec<Row>)], report: &Report) {
+    let bar = |row: &Row, at: usize| {
+        let [due, sent] = row.percentiles();
+        let value = sent.or(due)?[at];
+        Some(Bar { label: row.name.to_string(), value, ours: row.name.starts_with("disk_chan") })
+    };
+    let group = |scenario: &str, rows: &[Row], at: usize| Group {
+        title: format!("{scenario}, {}", PERCENTILES[at]),
+        bars: rows.iter().filter_map(|row| bar(row, at)).collect(),
+    };
+    let groups: Vec<_> = done.iter().flat_map(|(name, rows)| [0, 1, 2].map(|at| group(name, rows, at))).collect();
+    if !groups.is_empty() {
+        let title = "latency of 40-byte messages, µs (logarithmic)";
+        report.write("latency.svg", &charts::bars(title, Scale::Logarithmic, &groups));
+    }
 }
 
 fn print(scenario: Scenario, rows: &[Row]) {
     println!("\n{}", scenario.name());
     if scenario.pace().is_some() {
-        println!("{:37} {:^40} {:^40}", "", "from when a message was due", "from its send");
+        println!("{:37} {:^41} {:^41}", "", "from when a message was due", "from its send");
     }
-    let header = PERCENTILES.map(|name| format!("{name:>8}")).concat();
-    println!("{:37} {header} {}", "", if scenario.pace().is_some() { &header } else { "" });
+    let header = PERCENTILES.map(|name| format!("{name:>7}")).join(" ");
+    println!("{:37}   {header}   {}", "", if scenario.pace().is_some() { &header } else { "" });
     for row in rows {
         print!("{:37}", row.name);
         for percentiles in row.percentiles().into_iter().flatten() {
             let [p50, p99, p999, p9999, max] = percentiles;
-            print!(" {p50:8.2}{p99:8.2}{p999:8.1}{p9999:8.0}{max:8.0}");
+            print!(" {p50:8.2} {p99:8.2} {p999:7.1} {p9999:7.0} {max:7.0}");
         }
         println!();
     }
