@@ -12,7 +12,7 @@ usage: benches [grid] [latency] [growth] [open] [idle] [OPTIONS]
 
   --full                  the full grid; backlogs of 8 GiB
   --rounds N              rounds (5)
-  --seconds S             of a run, about (0.3)
+  --seconds S             of a run, about (0.5)
   --cells PATTERN         only cells whose name contains it
   --contestants PATTERN   only contestants whose name contains it
   --dir DIR               where files lie (the temporary directory)
@@ -55,7 +55,7 @@ impl Args {
             parts: Vec::new(),
             full: false,
             rounds: 5,
-            seconds: 0.3,
+            seconds: 0.5,
             cells: String::new(),
             contestants: String::new(),
             dir: std::env::temp_dir(),

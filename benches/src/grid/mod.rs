@@ -22,6 +22,9 @@ use table::{Row, Summary};
 /// The order that brings a contestant to its steady state and asks how fast it is.
 const WARM: &str = "warm";
 
+/// Runs that are not counted, at most: the first ones are short, and something may have stopped them.
+const TRIALS: usize = 3;
+
 /// A contestant in its process and its directory.
 struct Runner {
     process: Process,
@@ -39,8 +42,23 @@ impl Runner {
         let environment = contestants::environment(dir.path());
         let mut process = Process::start(&name, &["grid", kind.name(), &cell.to_string()], dir.path(), &environment);
         let [some, seconds, capacity] = process.ask(WARM).try_into().unwrap();
-        let messages = ((some / seconds * args.seconds) as u64).clamp(1, kind.most(cell));
-        Runner { process, kind, capacity: (capacity > 0.0).then_some(capacity as usize), messages, _dir: dir }
+        let capacity = (capacity > 0.0).then_some(capacity as usize);
+        let mut runner = Runner { process, kind, capacity, messages: some as u64, _dir: dir };
+        runner.last_for(seconds, args.seconds, cell);
+        for _ in 0..TRIALS {
+            let (_, rate) = runner.run();
+            let seconds = runner.messages as f64 / rate;
+            if seconds > args.seconds / 2.0 || runner.messages == kind.most(cell) {
+                break;
+            }
+            runner.last_for(seconds, args.seconds, cell);
+        }
+        runner
+    }
+
+    /// Chooses how many messages a run has, by how long it takes now.
+    fn last_for(&mut self, now: f64, seconds: f64, cell: &Cell) {
+        self.messages = ((self.messages as f64 * seconds / now) as u64).clamp(1, self.kind.most(cell));
     }
 
     /// Messages a second: sent and synced, if that comes first, and received.

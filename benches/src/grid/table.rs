@@ -143,7 +143,7 @@ pub fn print_summaries(summaries: &[Summary]) -> Value {
         let (best, memory) = memory.clone().unzip();
         let [memory, limit, old] = [memory, *limit, *old].map(or_dash);
         let best = best.unwrap_or_default();
-        println!("{:32} {:9.2} {memory:>9} {limit:>7} {old:>7}  {best}", cell.to_string(), rate / 1e6);
+        println!("{:32} {:>9} {memory:>9} {limit:>7} {old:>7}  {best}", cell.to_string(), millions(*rate));
     }
     let core = Cell::core();
     let mean = |batches: bool| {

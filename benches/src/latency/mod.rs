@@ -14,7 +14,7 @@ use contestants::Kind;
 pub use work::child;
 
 /// A run is so many times as long as one of the grid: rare times are looked for.
-const LONGER: f64 = 3.0;
+const LONGER: f64 = 2.0;
 const PERCENTILES: [&str; 5] = ["p50", "p99", "p99.9", "p99.99", "max"];
 
 /// What is timed.
