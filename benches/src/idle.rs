@@ -111,9 +111,7 @@ pub fn idle(args: &Args, report: &mut Report) {
     println!("{THREADS} threads in blocking_recv, {WATCHED:?}: {of_threads:.2} % of a core");
     let [channel, sender, receiver] = ask("memory").try_into().unwrap();
     println!("memory beside the file: {channel:.0} bytes for a channel ({CHANNELS} open files)");
-    println!(
-        "                        {sender:.0} bytes for a clone of a sender, {receiver:.0} of a receiver ({HANDLES} each)"
-    );
+    println!("    {sender:.0} bytes for a clone of a sender, {receiver:.0} for one of a receiver ({HANDLES} each)");
     let figures = json!({
         "tasks": TASKS, "percent_of_a_core_tasks": of_tasks,
         "threads": THREADS, "percent_of_a_core_threads": of_threads,

@@ -156,8 +156,11 @@ pub fn print_summaries(summaries: &[Summary]) -> Value {
         return Value::Null;
     }
     println!(
-        "\ndisk_chan by the best channel in memory of each cell, geometric mean: {all:.3} over {cells} cells of the core \
-         grid, {singly:.3} over the {cells_singly} without batches"
+        "\ndisk_chan by the best channel in memory of each cell, geometric mean: {all:.3} over {cells} cells of the core,\n\
+         {singly:.3} over the {cells_singly} without batches"
     );
-    json!({ "by_best_in_memory": all, "cells": cells, "without_batches": singly, "cells_without_batches": cells_singly })
+    json!({
+        "by_best_in_memory": { "core": all, "without_batches": singly },
+        "cells": { "core": cells, "without_batches": cells_singly },
+    })
 }

@@ -115,10 +115,11 @@ fn run(series: Series, args: &Args) -> Value {
 
 pub fn growth(args: &Args, report: &mut Report) {
     println!(
-        "\n# Growth\n\ndisk_chan, one sends and one receives {} bytes, million messages/s; {} rounds. / smallest: by the first case \
-         within a round,\nthe median of the rounds.",
+        "\n# Growth\n\ndisk_chan, one sends and one receives messages of {} bytes, million/s; {} rounds of about {} s.\n\
+         / smallest: by the first case within a round, the median of the rounds.",
         work::LEN,
         args.rounds,
+        args.seconds,
     );
     let mut done = Vec::new();
     for series in Series::ALL.into_iter().filter(|series| args.has_cell(series.name())) {

@@ -98,8 +98,7 @@ fn run(scenario: Scenario, args: &Args) -> Vec<Row> {
 pub fn latency(args: &Args, report: &mut Report) {
     println!(
         "\n# Latency\n\n40-byte messages, threads, µs; exact percentiles of each of {} rounds of {:.1} s, medians of \
-         the rounds.\nThe sender of messages that go one way spins on the clock; alone is how late it is with no channel \
-         at all.",
+         the rounds.\nThe sender of messages that go one way spins on the clock; alone is how late it is by itself.",
         args.rounds,
         args.seconds * LONGER,
     );
@@ -108,7 +107,8 @@ pub fn latency(args: &Args, report: &mut Report) {
         let rows = run(scenario, args);
         print(scenario, &rows);
         done.push((scenario.name(), rows));
-        let json = |(name, rows): &(&str, Vec<Row>)| json!({ "scenario": name, "contestants": rows.iter().map(Row::json).collect::<Value>() });
+        let all = |rows: &[Row]| rows.iter().map(Row::json).collect::<Value>();
+        let json = |(name, rows): &(&str, Vec<Row>)| json!({ "scenario": name, "contestants": all(rows) });
         report.add("latency", done.iter().map(json).collect());
     }
     chart(&done, report);

@@ -29,8 +29,8 @@ fn sent_at(message: &Message) -> u64 {
     u64::from_le_bytes(message[8..16].try_into().unwrap())
 }
 
-/// The process: answers seconds by the percentiles, in nanoseconds; of messages that were due, those from then on first,
-/// and then those from the send on.
+/// The process: answers seconds by the percentiles, in nanoseconds. Of messages that were due, those from then on come
+/// first, and then those from the send on.
 pub fn child(args: &[String]) {
     let [kind, scenario, dir] = args else { panic!("arguments: CONTESTANT SCENARIO DIR") };
     let (kind, scenario) = (Kind::named(kind).unwrap(), Scenario::named(scenario).unwrap());
