@@ -115,8 +115,8 @@ pub fn open(args: &Args, report: &mut Report) {
     let pages = (bytes as usize / PAGE + PAGES).to_string();
     let start = || Process::start("open", &["open", &pages], dir.path(), &[]);
     println!(
-        "\n# Opening\n\nSeconds, {} rounds; {messages} messages of {LEN} bytes that no group has received, {bytes} bytes of \
-         the file.\nEach time in a new process, the file synced and in the page cache.",
+        "\n# Opening\n\nSeconds, {} rounds; {messages} messages of {LEN} bytes that no group has received, {bytes} \
+         bytes of the file.\nEach time in a new process, the file synced and in the page cache.",
         args.rounds,
     );
 

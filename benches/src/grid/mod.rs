@@ -117,7 +117,7 @@ fn chart(done: &[(Cell, Vec<Row>)], report: &Report) {
 
 pub fn grid(args: &Args, report: &mut Report) {
     println!(
-        "\n# Throughput\n\nMillion messages/s sent, from the first send to the last receipt; {} rounds of about {} s each.\n\
+        "\n# Throughput\n\nMillion messages/s sent, from the first send to the last receipt; {} rounds of about {} s.\n\
          ratio: disk_chan by this one within a round, the median of the rounds. Channels in memory carry a \
          Vec<u8>\nallocated for each message, and are bounded at what is faster for them, {}.",
         args.rounds,

@@ -156,8 +156,8 @@ pub fn print_summaries(summaries: &[Summary]) -> Value {
         return Value::Null;
     }
     println!(
-        "\ndisk_chan by the best channel in memory of each cell, geometric mean: {all:.3} over {cells} cells of the core,\n\
-         {singly:.3} over the {cells_singly} without batches"
+        "\ndisk_chan by the best channel in memory of each cell, geometric mean: {all:.3} over {cells} cells of the \
+         core,\n{singly:.3} over the {cells_singly} without batches"
     );
     json!({
         "by_best_in_memory": { "core": all, "without_batches": singly },

@@ -115,7 +115,7 @@ fn run(series: Series, args: &Args) -> Value {
 
 pub fn growth(args: &Args, report: &mut Report) {
     println!(
-        "\n# Growth\n\ndisk_chan, one sends and one receives messages of {} bytes, million/s; {} rounds of about {} s.\n\
+        "\n# Growth\n\ndisk_chan, one sends and one receives {} bytes, million messages/s; {} rounds of about {} s.\n\
          / smallest: by the first case within a round, the median of the rounds.",
         work::LEN,
         args.rounds,
