@@ -15,6 +15,22 @@ pub fn file_system(dir: &Path) -> String {
     text.lines().last().unwrap_or("?").to_string()
 }
 
+/// All of it for a file of figures.
+#[allow(dead_code, reason = "not every program writes one")]
+pub fn facts(dir: &Path) -> Vec<(&'static str, String)> {
+    let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    vec![
+        ("date", run("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"])),
+        ("machine", run("uname", &["-m"])),
+        ("processor", model.map_or("?", |(_, model)| model).to_string()),
+        ("cores", cores.to_string()),
+        ("kernel", run("uname", &["-sr"])),
+        ("file_system", file_system(dir)),
+    ]
+}
+
 /// One line: when, how many cores, which kernel, and what the files in this directory lie on.
 pub fn print(dir: &Path) {
     println!(

@@ -15,6 +15,8 @@ mod logs;
 #[path = "../machine.rs"]
 mod machine;
 mod paced;
+#[path = "../process.rs"]
+mod process;
 mod ring;
 mod run;
 
@@ -70,7 +72,8 @@ fn parse(args: &[String]) -> Option<Args> {
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|arg| arg == child::CHILD) {
+    if args.first().is_some_and(|arg| arg == process::CHILD) {
+        process::prepare();
         child::run(&args[1..]);
         return ExitCode::SUCCESS;
     }
