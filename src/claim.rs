@@ -279,32 +279,23 @@ impl<'a> Group<'a> {
         step
     }
 
-    /// Takes a free cell: that of the claim before, if it can.
+    /// Takes a free cell: that of the claim before, or the first behind it.
     #[inline]
     fn take_cell(&self, hand: &mut Hand, kind: Kind) -> Option<(usize, ClaimWord)> {
-        if let Some(word) = self.take_this_cell(hand.cell, hand.owner, kind) {
-            return Some((hand.cell, word));
-        }
-        self.find_cell(hand, kind)
-    }
-
-    #[cold]
-    fn find_cell(&self, hand: &mut Hand, kind: Kind) -> Option<(usize, ClaimWord)> {
         let cells = self.mem.layout.geometry.max_held;
-        (hand.cell + 1..cells).chain(0..hand.cell).find_map(|cell| {
-            let word = self.take_this_cell(cell, hand.owner, kind)?;
-            hand.cell = cell;
-            Some((cell, word))
-        })
-    }
-
-    #[inline]
-    fn take_this_cell(&self, cell: usize, owner: usize, kind: Kind) -> Option<ClaimWord> {
-        let used = self.cells_used();
-        if used.load(Acquire) <= cell as u64 {
-            used.fetch_max(cell as u64 + 1, SeqCst);
+        let mut cell = hand.cell;
+        for _ in 0..cells {
+            let used = self.cells_used();
+            if used.load(Acquire) <= cell as u64 {
+                used.fetch_max(cell as u64 + 1, SeqCst);
+            }
+            if let Some(word) = self.cell(cell).take(hand.owner, kind) {
+                hand.cell = cell;
+                return Some((cell, word));
+            }
+            cell = if cell + 1 < cells { cell + 1 } else { 0 };
         }
-        self.cell(cell).take(owner, kind)
+        None
     }
 
     /// Whether a claim keeps its page from being turned.

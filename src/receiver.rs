@@ -86,29 +86,25 @@ impl Position {
     #[inline]
     pub(crate) fn take_loans_back(&mut self, root: &Root) {
         if std::mem::take(self.lent.get_mut()) {
-            self.take_back(root, &self.hand.claim);
+            self.take_back(root, std::slice::from_ref(&self.hand.claim));
         }
         if !self.loans.is_empty() {
-            self.take_many_back(root);
+            self.take_back(root, &self.loans);
+            self.loans.clear();
+            self.copies.clear();
         }
     }
 
     #[cold]
-    fn take_many_back(&mut self, root: &Root) {
-        while let Some(claim) = self.loans.pop() {
-            self.take_back(root, &claim);
-        }
-        self.copies.clear();
-    }
-
-    #[inline]
-    fn take_back(&self, root: &Root, claim: &Claim) {
+    fn take_back(&self, root: &Root, claims: &[Claim]) {
         if root.is_inherited() {
             return;
         }
         let group = self.group(root);
-        if group.cell(claim.cell as usize).load() == claim.word && group.give_back(claim).is_ok() {
-            root.after_give_back(group);
+        for claim in claims {
+            if group.cell(claim.cell as usize).load() == claim.word && group.give_back(claim).is_ok() {
+                root.after_give_back(group);
+            }
         }
     }
 
