@@ -101,8 +101,8 @@ mutant claim_and_claim 'the cursor is stored, not swapped' \
 
 mutant half_a_removal_against_a_claim 'a claimer does not look at the group again' \
     claim.rs 'if !self.is_current() {
-                mine = Some((cell, intent));' 'if false {
-                mine = Some((cell, intent));'
+                mine = Some((number_of_cell, intent));' 'if false {
+                mine = Some((number_of_cell, intent));'
 
 mutant removal_against_a_claim 'nobody looks for the messages of a removed group' \
     group.rs 'word.kind() == Kind::Message' 'word.kind() == Kind::Message && number == u64::MAX'
