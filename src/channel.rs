@@ -332,8 +332,9 @@ impl Channel {
 
     /// Returns when everything sent and acknowledged before, by whichever process, is on stable storage.
     ///
-    /// Callers of one open share a sync; who asks while one runs waits for the next. It waits for no send
-    /// that has not ended, and for no other process.
+    /// Callers of one open share a sync; who asks while one runs waits for the next, which may be put off by
+    /// a quarter of a millisecond for callers that the last one released. It waits for no send that has not
+    /// ended, and for no other process.
     ///
     /// # Errors
     ///

@@ -18,7 +18,7 @@
 use crate::cells::{ClaimState, ClaimWord, Kind};
 use crate::group::Group;
 use crate::layout::{GroupCursor, Layout, PageState, SlotState};
-use crate::page::{Page, Place};
+use crate::page::Place;
 use crate::ring::{Next, Ring};
 use crate::sync::{Ordering, full_fence_after_rmw};
 use crate::{AckError, Offset};
@@ -383,7 +383,7 @@ impl<'a> Group<'a> {
         if !self.is_current() {
             return false;
         }
-        let page: Page<'a> = self.page(offset.page());
+        let page = self.page(offset.page());
         // Only what a damaged file says is RETURNED and not committed: then it does not verify.
         let at = match page.slot(offset.page(), offset.index() as usize) {
             SlotState::Committed(at) => at,

@@ -7,7 +7,7 @@
 //! - Who asks takes the number of the sync after the last one that began, after what it wants to be
 //!   covered. So who asks while one runs waits for the next, and all who do share that one.
 //! - An open runs one sync at a time: on the thread of a blocking caller, or for tasks on the syncer, a
-//!   thread of its own. Nobody waits for another open's, nor for a send that has not ended.
+//!   thread of its own. Nobody waits for another open's, and no sync needs a send to end.
 //! - Who is about to sync first waits a little for those whom the last sync released, that they join:
 //!   for about half of the time that a sync takes, and if they do not come, not again for a while.
 //! - When a sync ends, all who waited for it are woken; of the threads that wait for the next, one, which

@@ -193,7 +193,7 @@ impl<'a> Group<'a> {
         self.cells_used().store((self.mem.layout.geometry.max_held - unused) as u64, Relaxed);
         self.starved().store(0, Relaxed);
         let tail = ring.tail().page;
-        self.live()[AT].store(self.hint(tail), Relaxed);
+        self.live[AT].store(self.hint(tail), Relaxed);
         self.reap_all();
         let mut seen = BTreeSet::new();
         for cell in self.cells() {

@@ -68,7 +68,8 @@ pub struct Group<'a> {
     pub mem: Memory<'a>,
     pub(crate) number: usize,
     pub(crate) state: u64,
-    live: &'a [AtomicU64; LINE],
+    /// Its line of live words, found once.
+    pub(crate) live: &'a [AtomicU64; LINE],
 }
 
 impl<'a> Group<'a> {
@@ -113,11 +114,6 @@ impl<'a> Group<'a> {
     }
 
     #[inline]
-    pub(crate) fn live(&self) -> &'a [AtomicU64; LINE] {
-        self.live
-    }
-
-    #[inline]
     pub(crate) fn counters(&self) -> &'a [AtomicU64; LINE] {
         self.mem.group_lines(self.number).1
     }
@@ -126,7 +122,7 @@ impl<'a> Group<'a> {
     #[inline]
     pub fn is_current(&self) -> bool {
         // ORDER[group state] SeqCst: after a claim, see claim.rs.
-        self.live()[STATE].load(SeqCst) == self.state
+        self.live[STATE].load(SeqCst) == self.state
     }
 
     /// The tag of its words in a page.
@@ -138,7 +134,7 @@ impl<'a> Group<'a> {
     /// Its first offset.
     #[inline]
     pub fn start(&self) -> Offset {
-        Offset::from_u64(self.live()[START].load(Acquire))
+        Offset::from_u64(self.live[START].load(Acquire))
     }
 
     /// Its first index in a page: in one before its start, behind the last. (A recovery begins at the oldest
@@ -156,12 +152,12 @@ impl<'a> Group<'a> {
     /// A page where its next message may be: not later than that. `{instance 20, page number 44}`.
     #[inline]
     pub fn page_hint(&self) -> u64 {
-        self.live()[AT].load(Acquire) & MAX_PAGE_NUMBER
+        self.live[AT].load(Acquire) & MAX_PAGE_NUMBER
     }
 
     /// Raises the hint, if it still is this group's.
     pub fn raise_page_hint(&self, page: u64) {
-        let hint = &self.live()[AT];
+        let hint = &self.live[AT];
         let mut seen = hint.load(Acquire);
         while seen >> 44 == self.hint(0) >> 44 && seen & MAX_PAGE_NUMBER < page {
             match hint.compare_exchange(seen, self.hint(page), AcqRel, Acquire) {
@@ -178,19 +174,19 @@ impl<'a> Group<'a> {
     /// Changes whenever a message was given back.
     #[inline]
     pub fn returns(&self) -> &'a AtomicU64 {
-        &self.live()[RETURNS]
+        &self.live[RETURNS]
     }
 
     /// Not zero while somebody waits for a claim cell.
     #[inline]
     pub fn starved(&self) -> &'a AtomicU64 {
-        &self.live()[STARVED]
+        &self.live[STARVED]
     }
 
     /// Above every claim cell that was ever used.
     #[inline]
     pub fn cells_used(&self) -> &'a AtomicU64 {
-        &self.live()[CELLS_USED]
+        &self.live[CELLS_USED]
     }
 
     /// What the claim cells counted since the group was created.
@@ -388,7 +384,7 @@ impl<'a> Group<'a> {
     /// Whether the number is still this group's: active, or removed and not yet given to another.
     #[inline]
     pub(crate) fn is_here(&self) -> bool {
-        self.live()[STATE].load(SeqCst) >> 8 == self.instance() // ORDER[group state]
+        self.live[STATE].load(SeqCst) >> 8 == self.instance() // ORDER[group state]
     }
 
     /// Takes page `number` away from the group, and counts what it had not been given. Every slot

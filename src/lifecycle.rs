@@ -132,7 +132,7 @@ impl<'a> Group<'a> {
             Start::At(offset) => offset.max(oldest),
         };
         if first > ring.end() {
-            group.live()[STATE].store(state(group.instance(), FREE), SeqCst);
+            group.live[STATE].store(state(group.instance(), FREE), SeqCst);
             return Err(NotCreated::BeyondEnd(ring.end()));
         }
         group.settle_start(ring, first);
@@ -172,7 +172,7 @@ impl<'a> Group<'a> {
     fn settle_start(&self, ring: &Ring<'a>, mut first: Offset) {
         let counters = self.counters();
         loop {
-            self.live()[START].store(first.as_u64(), Release);
+            self.live[START].store(first.as_u64(), Release);
             let lagged = counters[LAGGED].load(Acquire);
             if lagged >> 40 == first.page() & PAGE_TAG && ring.tail().page <= first.page() && self.is_closed_in(first) {
                 first = Offset::new(first.page() + 1, 0);
@@ -194,7 +194,7 @@ impl<'a> Group<'a> {
             }
             first = Offset::new(tail, 0);
         }
-        self.live()[AT].store(self.hint(first.page()), Release);
+        self.live[AT].store(self.hint(first.page()), Release);
     }
 
     fn is_closed_in(&self, first: Offset) -> bool {
@@ -280,7 +280,7 @@ impl<'a> Group<'a> {
     /// Frees the number of a removed group that nobody holds anything of.
     fn vacate(self) {
         if self.holds_nothing() {
-            self.live()[STATE].store(state(self.instance(), FREE), SeqCst);
+            self.live[STATE].store(state(self.instance(), FREE), SeqCst);
         }
     }
 
@@ -314,7 +314,7 @@ impl<'a> Group<'a> {
     pub fn deactivate(self, ring: &Ring<'a>) {
         let removed = state(self.instance(), REMOVED);
         // ORDER[group state] SeqCst: before the cursors are closed.
-        self.live()[STATE].store(removed, SeqCst);
+        self.live[STATE].store(removed, SeqCst);
         for number in ring.pages() {
             self.close_in(number);
         }

@@ -180,6 +180,32 @@ fn callers_share_a_sync() {
     });
 }
 
+/// What was written is unmapped before it is synced: it is still there, byte for byte, for those who write and read at
+/// that moment, and in the file.
+#[test]
+fn what_is_unmapped_for_a_sync_is_not_lost() {
+    const MESSAGES: u64 = 20_000;
+    within(120, || {
+        let _syncs = Syncs::mine();
+        let dir = Dir::new();
+        let channel = small().page_size(1 << 20).max_pages(8).blocking_open(dir.file()).unwrap();
+        let [mut reader, mut later] = ["reader", "later"].map(|group| channel.blocking_subscribe(group).unwrap());
+        thread::scope(|scope| {
+            let tx = channel.sender();
+            scope.spawn(move || common::send(&tx, 0..MESSAGES, 300));
+            let reading = scope.spawn(move || {
+                for n in 0..MESSAGES {
+                    assert_eq!(common::number(&reader.blocking_recv().unwrap()), n);
+                }
+            });
+            while !reading.is_finished() {
+                channel.blocking_sync().unwrap();
+            }
+        });
+        assert_eq!(drain_numbers(&mut later), (0..MESSAGES).collect::<Vec<_>>());
+    });
+}
+
 /// Blocking callers may take every thread that a runtime has for them: tasks' syncs do not need one.
 #[test]
 fn blocking_callers_do_not_keep_tasks_from_syncing() {

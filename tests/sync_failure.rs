@@ -266,7 +266,8 @@ fn a_sync_beside_one_that_failed_counts_for_nothing() {
 #[test]
 fn a_failure_between_two_syncs_is_heard_by_all_who_wait() {
     within(120, || {
-        for every in [Duration::from_secs(3600); 10] {
+        let every = Duration::from_secs(3600);
+        for _ in 0..10 {
             let syncs = Syncs::mine();
             let dir = Dir::new();
             let interval = Durability::Interval { every, max_messages: 6 };

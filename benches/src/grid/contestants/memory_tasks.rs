@@ -62,74 +62,37 @@ async fn run<T: Tube>(cell: Cell, messages: u64, capacity: usize) -> Outcome {
     tasks::run(cell, messages, outlets, inlets, || {}).await
 }
 
-struct Flume;
+/// A channel with several receivers: its types and calls.
+macro_rules! tube {
+    ($name:ident, $channel:ident :: { $sender:ident, $receiver:ident, $bounded:ident }, $send:ident, $recv:ident) => {
+        struct $name;
 
-impl Tube for Flume {
-    type Sender = flume::Sender<Vec<u8>>;
-    type Receiver = flume::Receiver<Vec<u8>>;
+        impl Tube for $name {
+            type Sender = $channel::$sender<Vec<u8>>;
+            type Receiver = $channel::$receiver<Vec<u8>>;
 
-    fn new(capacity: usize) -> (Self::Sender, Self::Receiver) {
-        flume::bounded(capacity)
-    }
+            fn new(capacity: usize) -> (Self::Sender, Self::Receiver) {
+                $channel::$bounded(capacity)
+            }
 
-    async fn send(sender: &mut Self::Sender, message: Vec<u8>) {
-        sender.send_async(message).await.unwrap();
-    }
+            async fn send(sender: &mut Self::Sender, message: Vec<u8>) {
+                sender.$send(message).await.unwrap();
+            }
 
-    async fn receive(receiver: &mut Self::Receiver, _: usize, tally: &mut Tally) {
-        tally.look(&receiver.recv_async().await.unwrap());
-    }
+            async fn receive(receiver: &mut Self::Receiver, _: usize, tally: &mut Tally) {
+                tally.look(&receiver.$recv().await.unwrap());
+            }
 
-    fn clones(receiver: Self::Receiver, count: u64) -> Vec<Self::Receiver> {
-        (0..count).map(|_| receiver.clone()).collect()
-    }
+            fn clones(receiver: Self::Receiver, count: u64) -> Vec<Self::Receiver> {
+                vec![receiver; count as usize]
+            }
+        }
+    };
 }
 
-struct Kanal;
-
-impl Tube for Kanal {
-    type Sender = kanal::AsyncSender<Vec<u8>>;
-    type Receiver = kanal::AsyncReceiver<Vec<u8>>;
-
-    fn new(capacity: usize) -> (Self::Sender, Self::Receiver) {
-        kanal::bounded_async(capacity)
-    }
-
-    async fn send(sender: &mut Self::Sender, message: Vec<u8>) {
-        sender.send(message).await.unwrap();
-    }
-
-    async fn receive(receiver: &mut Self::Receiver, _: usize, tally: &mut Tally) {
-        tally.look(&receiver.recv().await.unwrap());
-    }
-
-    fn clones(receiver: Self::Receiver, count: u64) -> Vec<Self::Receiver> {
-        (0..count).map(|_| receiver.clone()).collect()
-    }
-}
-
-struct AsyncChannel;
-
-impl Tube for AsyncChannel {
-    type Sender = async_channel::Sender<Vec<u8>>;
-    type Receiver = async_channel::Receiver<Vec<u8>>;
-
-    fn new(capacity: usize) -> (Self::Sender, Self::Receiver) {
-        async_channel::bounded(capacity)
-    }
-
-    async fn send(sender: &mut Self::Sender, message: Vec<u8>) {
-        sender.send(message).await.unwrap();
-    }
-
-    async fn receive(receiver: &mut Self::Receiver, _: usize, tally: &mut Tally) {
-        tally.look(&receiver.recv().await.unwrap());
-    }
-
-    fn clones(receiver: Self::Receiver, count: u64) -> Vec<Self::Receiver> {
-        (0..count).map(|_| receiver.clone()).collect()
-    }
-}
+tube!(Flume, flume::{ Sender, Receiver, bounded }, send_async, recv_async);
+tube!(Kanal, kanal::{ AsyncSender, AsyncReceiver, bounded_async }, send, recv);
+tube!(AsyncChannel, async_channel::{ Sender, Receiver, bounded }, send, recv);
 
 struct Tokio;
 

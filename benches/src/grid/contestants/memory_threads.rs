@@ -67,97 +67,38 @@ fn only<R>(receiver: R, count: u64) -> Vec<R> {
     vec![receiver]
 }
 
-struct Crossbeam;
+/// A channel whose face is crossbeam's, but for the names of the blocking calls.
+macro_rules! tube {
+    ($name:ident, $channel:ident, $send:ident, $recv:ident) => {
+        struct $name;
 
-impl Tube for Crossbeam {
-    type Sender = crossbeam_channel::Sender<Vec<u8>>;
-    type Receiver = crossbeam_channel::Receiver<Vec<u8>>;
+        impl Tube for $name {
+            type Sender = $channel::Sender<Vec<u8>>;
+            type Receiver = $channel::Receiver<Vec<u8>>;
 
-    fn new(capacity: Option<usize>) -> (Self::Sender, Self::Receiver) {
-        capacity.map_or_else(crossbeam_channel::unbounded, crossbeam_channel::bounded)
-    }
+            fn new(capacity: Option<usize>) -> (Self::Sender, Self::Receiver) {
+                capacity.map_or_else($channel::unbounded, $channel::bounded)
+            }
 
-    fn send(sender: &mut Self::Sender, message: Vec<u8>) {
-        sender.send(message).unwrap();
-    }
+            fn send(sender: &mut Self::Sender, message: Vec<u8>) {
+                sender.$send(message).unwrap();
+            }
 
-    fn receive(receiver: &mut Self::Receiver) -> Vec<u8> {
-        receiver.recv().unwrap()
-    }
+            fn receive(receiver: &mut Self::Receiver) -> Vec<u8> {
+                receiver.$recv().unwrap()
+            }
 
-    fn clones(receiver: Self::Receiver, count: u64) -> Vec<Self::Receiver> {
-        (0..count).map(|_| receiver.clone()).collect()
-    }
+            fn clones(receiver: Self::Receiver, count: u64) -> Vec<Self::Receiver> {
+                vec![receiver; count as usize]
+            }
+        }
+    };
 }
 
-struct Flume;
-
-impl Tube for Flume {
-    type Sender = flume::Sender<Vec<u8>>;
-    type Receiver = flume::Receiver<Vec<u8>>;
-
-    fn new(capacity: Option<usize>) -> (Self::Sender, Self::Receiver) {
-        capacity.map_or_else(flume::unbounded, flume::bounded)
-    }
-
-    fn send(sender: &mut Self::Sender, message: Vec<u8>) {
-        sender.send(message).unwrap();
-    }
-
-    fn receive(receiver: &mut Self::Receiver) -> Vec<u8> {
-        receiver.recv().unwrap()
-    }
-
-    fn clones(receiver: Self::Receiver, count: u64) -> Vec<Self::Receiver> {
-        (0..count).map(|_| receiver.clone()).collect()
-    }
-}
-
-struct Kanal;
-
-impl Tube for Kanal {
-    type Sender = kanal::Sender<Vec<u8>>;
-    type Receiver = kanal::Receiver<Vec<u8>>;
-
-    fn new(capacity: Option<usize>) -> (Self::Sender, Self::Receiver) {
-        capacity.map_or_else(kanal::unbounded, kanal::bounded)
-    }
-
-    fn send(sender: &mut Self::Sender, message: Vec<u8>) {
-        sender.send(message).unwrap();
-    }
-
-    fn receive(receiver: &mut Self::Receiver) -> Vec<u8> {
-        receiver.recv().unwrap()
-    }
-
-    fn clones(receiver: Self::Receiver, count: u64) -> Vec<Self::Receiver> {
-        (0..count).map(|_| receiver.clone()).collect()
-    }
-}
-
-struct AsyncChannel;
-
-impl Tube for AsyncChannel {
-    type Sender = async_channel::Sender<Vec<u8>>;
-    type Receiver = async_channel::Receiver<Vec<u8>>;
-
-    fn new(capacity: Option<usize>) -> (Self::Sender, Self::Receiver) {
-        capacity.map_or_else(async_channel::unbounded, async_channel::bounded)
-    }
-
-    fn send(sender: &mut Self::Sender, message: Vec<u8>) {
-        sender.send_blocking(message).unwrap();
-    }
-
-    fn receive(receiver: &mut Self::Receiver) -> Vec<u8> {
-        receiver.recv_blocking().unwrap()
-    }
-
-    fn clones(receiver: Self::Receiver, count: u64) -> Vec<Self::Receiver> {
-        (0..count).map(|_| receiver.clone()).collect()
-    }
-}
+tube!(Crossbeam, crossbeam_channel, send, recv);
+tube!(Flume, flume, send, recv);
+tube!(Kanal, kanal, send, recv);
+tube!(AsyncChannel, async_channel, send_blocking, recv_blocking);
 
 struct Std;
 
