@@ -334,6 +334,8 @@ impl Shared {
 
     /// Returns when everything done before is on stable storage; blocks the thread.
     pub fn blocking_sync(self: &Arc<Self>) -> Result<(), SyncError> {
+        // First: in the child of a fork the lock is another process's, and may be held there.
+        self.usable()?;
         let mut number = None;
         loop {
             let mut rounds = self.syncs.lock();
