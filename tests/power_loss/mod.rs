@@ -22,7 +22,7 @@ use rng::Rng;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
-use world::Pool;
+use world::{Pool, World};
 
 fn number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
@@ -125,14 +125,7 @@ fn syncs_are_seen() {
 /// Where the power goes around a clean close and an open: what the header calls clean is all there.
 #[test]
 fn a_clean_close_comes_after_the_data() {
-    let (seed, tried, pool) = (seed(), Tried::default(), Pool::new());
-    let started = Instant::now();
-    for n in 0..3 {
-        let seed = seed.wrapping_add(n);
-        let (mut history, world) = History::new(seed, &tried, &pool, history::options(&mut Rng(seed)));
-        attempt("a clean close", seed, &mut history, |h| h.close_and_open(world));
-    }
-    tried.print("a clean close", started.elapsed().as_secs_f64());
+    one_after_the_other("a clean close", 3, |h, world| h.close_and_open(world));
 }
 
 /// A durable send that begins while a sync runs is not covered by it.
@@ -148,12 +141,22 @@ fn who_comes_during_a_sync_waits_for_the_next() {
 /// again.
 #[test]
 fn a_sync_that_fails() {
-    let (seed, tried, pool) = (seed(), Tried::default(), Pool::new());
+    one_after_the_other("a sync that fails", 150, |h, world| h.fail_a_sync(world));
+}
+
+/// So many histories, or as many as it takes for the images that were asked for.
+fn one_after_the_other(what: &str, usual: u64, run: fn(&mut History<'_>, World) -> Result<(), String>) {
+    let (first, tried, pool) = (seed(), Tried::default(), Pool::new());
+    let images = number("DISK_CHAN_POWER_IMAGES");
     let started = Instant::now();
-    for n in 0..150 {
-        let seed = seed.wrapping_add(n);
+    println!("{what}: DISK_CHAN_SEED={first}");
+    for n in 0.. {
+        if images.map_or(n >= usual, |images| tried.images.load(Relaxed) >= images) {
+            break;
+        }
+        let seed = first.wrapping_add(n);
         let (mut history, world) = History::new(seed, &tried, &pool, history::options(&mut Rng(seed)));
-        attempt("a sync that fails", seed, &mut history, |h| h.fail_a_sync(world));
+        attempt(what, seed, &mut history, |h| run(h, world));
     }
-    tried.print("a sync that fails", started.elapsed().as_secs_f64());
+    tried.print(what, started.elapsed().as_secs_f64());
 }
