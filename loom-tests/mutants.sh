@@ -90,10 +90,39 @@ mutant a_dead_senders_hole_is_skipped 'the cell of a dead sender counts for ever
     'cell > 99 && seen > 99'
 
 mutant no_claim_is_anonymous 'the next claimer does not complete the claim before' \
-    group.rs '&& is_claim(offset, number, cursor)' '&& is_claim(offset, number, cursor) && number == u64::MAX'
+    extend.rs '                if word.state() == ClaimState::Intent {
+                    cell.change(word, word.to(ClaimState::Held));
+                }' ''
 
 mutant a_claim_that_is_over_is_not_made_again 'a receiver does not look at the cursor again' \
-    claim.rs 'if cursor_word.load(Acquire) != seen || !self.is_current() {' 'if false {'
+    claim.rs 'let Some((number_of_cell, word)) = mine else {' \
+    'let (number_of_cell, word) = if let Some(mine) = mine.or_else(|| self.take_cell(hand, how.kind)) { mine } else {'
+
+mutant a_claim_is_extended_once 'who claims does not seal the claim before' \
+    extend.rs '                cell.seal(extent)
+' '                true
+'
+
+mutant a_claim_is_extended_once 'a receiver does not look again where the claims end' \
+    claim.rs 'let Some((number_of_cell, word)) = mine else {' \
+    'let (number_of_cell, word) = if let Some(mine) = mine.or_else(|| self.take_cell(hand, how.kind)) { mine } else {'
+
+mutant a_claim_is_extended_once 'a claim is extended that was sealed' \
+    cells.rs 'self.line[EXTENT].compare_exchange(from.0, to.0, SeqCst, Acquire).is_ok().then_some(to)' \
+    'self.line[EXTENT].swap(to.0, SeqCst); Some(to)'
+
+mutant a_claim_that_waits_is_ended_or_extended 'a claim is ended by another without being sealed' \
+    extend.rs 'seen.is_done() && cell.seal(seen.extent);' 'seen.is_done();'
+
+mutant removal_against_an_extended_claim 'who extends does not look at the group again' \
+    extend.rs 'if !self.is_current() {
+            return Extended::Over;' 'if false {
+            return Extended::Over;'
+
+mutant the_dead_had_extended_a_claim 'what the dead were done with is not acked' \
+    extend.rs '} else {
+            self.ack_before(offset, more);
+        }' '}'
 
 mutant claim_and_claim 'the cursor is stored, not swapped' \
     claim.rs 'if cursor_word.compare_exchange(seen, claimed.word(tag), SeqCst, Relaxed).is_err() {' \
@@ -105,7 +134,7 @@ mutant half_a_removal_against_a_claim 'a claimer does not look at the group agai
                 mine = Some((number_of_cell, intent));'
 
 mutant removal_against_a_claim 'nobody looks for the messages of a removed group' \
-    group.rs 'word.kind() == Kind::Message' 'word.kind() == Kind::Message && number == u64::MAX'
+    group.rs 'seen.word.kind() == Kind::Message' 'seen.word.kind() == Kind::Message && number == u64::MAX'
 
 mutant give_back_against_a_turn 'giving back does not look whether the page was lost' \
     reap.rs '(!self.is_current() || self.has_lost(offset.page())) && cell.lose(returned)' \
@@ -146,7 +175,7 @@ mutant close_against_a_send 'a close does not seal the page' \
     ring.rs 'self.seal(&mut cell, head.page, |_, _| true);' ''
 
 mutant a_lease_ends_once 'a cell does not count its claims' \
-    cells.rs 'Self(epoch << 32' 'Self((epoch & 0) << 32'
+    cells.rs 'Self(epoch << 32 | attempts' 'Self((epoch & 0) << 32 | attempts'
 
 mutant a_lease_is_taken_away_once 'the time of another claim is believed' \
     cells.rs 'if said >> 32 != word.epoch() {' 'if said == u64::MAX {'

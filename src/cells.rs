@@ -1,7 +1,7 @@
 //! Claim cells: what is said of one message that was handed out and is not done.
 //!
 //! **Claim cell** `{epoch 32, attempts 12, owner 16, kind 1, state 3}`, the offset, the time taken,
-//! three counters. FREE -> TAKEN -> INTENT -> HELD -> DONE -> FREE, or HELD -> RETURNED -> HELD, or
+//! three counters, and how far it was extended (extend.rs). FREE -> TAKEN -> INTENT -> HELD -> DONE -> FREE, or HELD -> RETURNED -> HELD, or
 //! RETURNED -> GONE -> FREE. Every INTENT and every taking of a RETURNED cell has a new epoch. The
 //! offset is stored only by the owner, and only while the cell is TAKEN.
 //!
@@ -11,15 +11,16 @@
 //!   that is over. So an owner looks at the cursor once more after it took the cell: as long as it
 //!   has the cell, nobody but itself makes a cursor name it.)
 //! - HELD(epoch) of a lease is left by one compare-and-swap, and only one wins: DONE or RETURNED.
-//!   That of a message is left by its owner alone, as long as that lives; under `Block` its ack bit is
-//!   set and then the cell is free, without DONE. So HELD beside a set ack bit, or of a page that was
-//!   turned, is done, too.
+//!   That of a message is left by its owner alone, as long as that lives and is not done with it; under
+//!   `Block` its ack bit is set and then the cell is free, without DONE. So HELD beside a set ack bit, or
+//!   of a page that was turned, is done, too.
 //! - The time taken `{epoch 32, milliseconds 32}` counts only for the claim of its epoch.
 //! - **Invariant (count).** A counter `{epoch 32, count 32}` was raised for the claim of its epoch. Who
 //!   counts reads the counter, sees that the cell is in that claim still, and swaps from what it read;
 //!   a cell leaves the claim only after that. So a claim is counted once, whoever dies in between.
 #![forbid(unsafe_code)]
 
+use crate::Offset;
 use crate::layout::GroupCursor;
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
@@ -153,14 +154,78 @@ impl ClaimWord {
     }
 }
 
+/// How far a claim was extended: `{epoch 32, sealed 1, messages behind the first 5}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent(u64);
+
+impl Extent {
+    const SEALED: u64 = 1 << 5;
+
+    #[inline]
+    fn new(epoch: u64, sealed: bool) -> Self {
+        Self(epoch << 32 | if sealed { Self::SEALED } else { 0 })
+    }
+
+    /// Messages behind the first.
+    #[inline]
+    pub fn more(self) -> usize {
+        (self.0 & (Self::SEALED - 1)) as usize
+    }
+
+    /// Whether it is extended no further.
+    #[inline]
+    pub fn is_sealed(self) -> bool {
+        self.0 & Self::SEALED != 0
+    }
+}
+
+/// A claim cell as it was at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Its word.
+    pub word: ClaimWord,
+    /// The first message of the claim.
+    pub first: Offset,
+    /// How far it was extended.
+    pub extent: Extent,
+    done: u64,
+}
+
+impl Seen {
+    /// The message that is claimed: the last one that the claim was extended to. (Only a damaged file
+    /// extends a claim beyond an ack word.)
+    pub fn offset(&self) -> Offset {
+        let bit = self.first.as_u64() & 31;
+        let last = (bit + self.extent.more() as u64).min(31);
+        Offset::from_u64(self.first.as_u64() - bit + last)
+    }
+
+    /// Whether its owner is done with that, and keeps the claim only to extend it.
+    pub fn is_done(&self) -> bool {
+        self.word.state() == ClaimState::Held && self.done == done_word(self.word, self.extent)
+    }
+
+    /// Whether it says of a message that it is in somebody's hand.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.word.state(), ClaimState::Intent | ClaimState::Held) && !self.is_done()
+    }
+}
+
+#[inline]
+fn done_word(word: ClaimWord, extent: Extent) -> u64 {
+    word.epoch() << 32 | (extent.more() as u64 + 1)
+}
+
 const OFFSET: usize = 1;
 const TAKEN_AT: usize = 2;
 const COUNTERS: usize = 3;
+const EXTENT: usize = 6;
+const DONE: usize = 7;
 
 /// One claim cell.
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimCell<'a> {
-    line: &'a [AtomicU64; 6],
+    line: &'a [AtomicU64; 8],
 }
 
 impl<'a> ClaimCell<'a> {
@@ -171,7 +236,7 @@ impl<'a> ClaimCell<'a> {
     }
 
     /// All its words.
-    pub fn words(self) -> &'a [AtomicU64; 6] {
+    pub fn words(self) -> &'a [AtomicU64; 8] {
         self.line
     }
 
@@ -186,11 +251,13 @@ impl<'a> ClaimCell<'a> {
         ClaimWord(self.word().load(Acquire)) // ORDER[claim cell]
     }
 
-    /// What it says, and of which offset; nothing if it changed while it was read.
-    pub fn read(self) -> Option<(ClaimWord, u64)> {
-        let seen = self.load();
-        let offset = self.line[OFFSET].load(Acquire); // ORDER[operand]
-        (self.load() == seen).then_some((seen, offset))
+    /// What it says, and of which messages; nothing if it changed while it was read.
+    #[inline]
+    pub fn read(self) -> Option<Seen> {
+        let word = self.load();
+        let [first, extent, done] = [OFFSET, EXTENT, DONE].map(|i| self.line[i].load(Acquire)); // ORDER[operand]
+        let seen = Seen { word, first: Offset::from_u64(first), extent: Extent(extent), done };
+        (self.load() == word).then_some(seen)
     }
 
     /// One transition; false if somebody else made another first.
@@ -217,19 +284,46 @@ impl<'a> ClaimCell<'a> {
         self.change(free, taken).then_some(taken)
     }
 
-    /// TAKEN or an INTENT that came to nothing -> INTENT of `offset`. The owner's own stores.
+    /// TAKEN or an INTENT that came to nothing -> INTENT of `offset`, never to be extended if it is
+    /// `sealed`. The owner's own stores.
     #[inline]
-    pub fn intend(self, mine: ClaimWord, offset: u64, now: u32) -> ClaimWord {
+    pub fn intend(self, mine: ClaimWord, offset: u64, now: u32, sealed: bool) -> (ClaimWord, Extent) {
         let mut taken = mine;
         if mine.state() == ClaimState::Intent {
             taken = ClaimWord::new(ClaimState::Taken, mine.kind(), mine.owner(), 0, mine.next_epoch());
             self.word().store(taken.0, Release);
         }
+        let extent = Extent::new(taken.epoch(), sealed);
         self.line[OFFSET].store(offset, Release); // ORDER[operand]: who reads it sees TAKEN before it
+        self.line[EXTENT].store(extent.0, Release); // ORDER[operand]
         self.say_taken_at(taken, now);
         let intent = taken.to(ClaimState::Intent);
         self.word().store(intent.0, Release); // ORDER[claim cell]
-        intent
+        (intent, extent)
+    }
+
+    /// One message more, by the owner: nothing if it was sealed.
+    #[inline]
+    pub fn extend(self, from: Extent) -> Option<Extent> {
+        let to = Extent(from.0 + 1);
+        // ORDER[extent] Acquire: after whoever sealed it. SeqCst: before the look at the group's state.
+        self.line[EXTENT].compare_exchange(from.0, to.0, SeqCst, Acquire).is_ok().then_some(to)
+    }
+
+    /// No message more: false if it was extended meanwhile.
+    #[inline]
+    pub fn seal(self, from: Extent) -> bool {
+        // ORDER[extent] AcqRel: what was claimed before this, before what is claimed behind it.
+        from.is_sealed()
+            || self.line[EXTENT].compare_exchange(from.0, from.0 | Extent::SEALED, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Says that the owner is done with the message that it extended to.
+    #[inline]
+    pub fn say_done(self, held: ClaimWord, extent: Extent) {
+        // ORDER[ack] Release: the reading of the bytes comes before the turn of whoever sees this and sets
+        // the ack bit. The owner's own word.
+        self.line[DONE].store(done_word(held, extent), Release);
     }
 
     #[inline]
@@ -267,15 +361,9 @@ impl<'a> ClaimCell<'a> {
         self.change(held, held.put_back(u64::from(held.attempts())))
     }
 
-    /// HELD -> FREE, for a message that is done, by its owner: nobody takes it away from that.
+    /// From exactly `from` -> FREE: false if it had changed. (The look for who waits for a cell or for room
+    /// comes after it: ORDER[sleep].)
     #[inline]
-    pub fn release(self, held: ClaimWord) {
-        // ORDER[claim cell] Release. SeqCst and a read-modify-write, so that the look for who waits
-        // for a cell or for room comes after it: ORDER[sleep].
-        self.word().swap(held.free().0, SeqCst);
-    }
-
-    /// From exactly `from` -> FREE: false if it had changed.
     pub fn free(self, from: ClaimWord) -> bool {
         self.change(from, from.free())
     }
@@ -289,15 +377,6 @@ impl<'a> ClaimCell<'a> {
             self.say_taken_at(held, now);
         }
         won.then_some(held)
-    }
-
-    /// What it says and of which offset, if it is an INTENT.
-    #[inline]
-    pub fn intent(self) -> Option<(ClaimWord, u64)> {
-        if self.load().state() != ClaimState::Intent {
-            return None;
-        }
-        self.read().filter(|(word, _)| word.state() == ClaimState::Intent)
     }
 
     /// Whether the lease that `word` says was taken more than `timeout` milliseconds ago. Where its
@@ -353,8 +432,9 @@ impl<'a> ClaimCell<'a> {
     }
 }
 
-/// Whether an INTENT of `offset` by the cell that `cursor` names is a claim in `page`.
-pub fn is_claim(offset: u64, page: u64, cursor: GroupCursor) -> bool {
-    let offset = crate::Offset::from_u64(offset);
-    offset.page() == page && offset.index() as usize + 1 == cursor.index
+/// Whether a cell that `cursor` names, and whose first message is `first`, is of the claim that moved the
+/// cursor in `page` last.
+#[inline]
+pub fn is_claim(first: Offset, page: u64, cursor: GroupCursor) -> bool {
+    first.page() == page && first.index() as usize + 1 == cursor.index
 }

@@ -15,7 +15,7 @@
 //!   offset first.
 #![forbid(unsafe_code)]
 
-use crate::cells::{ClaimState, ClaimWord, Kind};
+use crate::cells::{ClaimState, ClaimWord, Extent, Kind, Seen};
 use crate::group::Group;
 use crate::layout::{GroupCursor, Layout, PageState, SlotState};
 use crate::page::Place;
@@ -39,6 +39,10 @@ pub struct Claim {
     pub offset: Offset,
     /// Its record.
     pub record: Place,
+    /// How far it was extended.
+    pub extent: Extent,
+    /// Whether it may be extended when its message is done (extend.rs).
+    pub goes_on: bool,
 }
 
 /// Why nothing was claimed.
@@ -77,7 +81,8 @@ impl Hand {
     /// Of an open, for a receiver that begins in `page` and looks for cells at `cell` first.
     pub fn new(owner: usize, page: u64, cell: usize) -> Self {
         let (word, offset, record) = (ClaimWord::default(), Offset::from_u64(0), Place::unread(0));
-        let claim = Claim { group: 0, state: 0, cell: 0, word, offset, record };
+        let extent = Extent::default();
+        let claim = Claim { group: 0, state: 0, cell: 0, word, offset, record, extent, goes_on: false };
         Self { owner, page, cell, seen_returns: None, claim }
     }
 }
@@ -120,17 +125,18 @@ impl<'a> Group<'a> {
         patient: bool,
     ) -> Result<(), Nothing> {
         let copy_first = !self.pins();
+        let mut settled = false;
         loop {
             if copy_first && let Some(n) = self.unreported_loss() {
                 return Err(Nothing::Lagged(n));
             }
             let returns = self.returns().load(SeqCst);
             if hand.seen_returns != Some(returns) {
-                let Some(lowest) = self.lowest_returned() else {
+                let Some((cell, seen)) = self.lowest_returned() else {
                     hand.seen_returns = Some(returns);
                     continue;
                 };
-                if !self.retake(lowest, hand, how, copy, copy_first) {
+                if !self.retake(cell, &seen, hand, how, copy, copy_first) {
                     if self.is_current() {
                         continue;
                     }
@@ -164,6 +170,12 @@ impl<'a> Group<'a> {
                         }
                         return Err(Nothing::Empty);
                     }
+                    Step::NoCell if !settled => {
+                        // Some may only wait to be extended.
+                        self.settle();
+                        settled = true;
+                        continue;
+                    }
                     Step::NoCell => return Err(Nothing::NoCell),
                     Step::Removed => return Err(Nothing::Removed),
                 }
@@ -171,11 +183,7 @@ impl<'a> Group<'a> {
             if copy_first || self.verify(&mut hand.claim, how, copy) {
                 return Ok(());
             }
-            let Claim { cell, word, offset, .. } = hand.claim;
-            if self.page(offset.page()).number() == offset.page() {
-                self.mark_damaged(offset);
-            }
-            self.cell(cell as usize).free(word);
+            self.pass_over(&hand.claim);
         }
     }
 
@@ -198,7 +206,8 @@ impl<'a> Group<'a> {
             if !self.is_current() {
                 break Step::Removed;
             }
-            let index = cursor.index;
+            let Some(frontier) = self.frontier(number, cursor) else { continue };
+            let index = frontier.index;
             let slot = if index < layout.slots { page.slot(number, index) } else { SlotState::Untouched };
             let at = match slot {
                 SlotState::Untouched => {
@@ -218,9 +227,10 @@ impl<'a> Group<'a> {
                 }
                 SlotState::Committed(at) if !self.has_acked(&page, tag, index) => at,
                 SlotState::Committed(_) | SlotState::Skipped | SlotState::Damaged => {
-                    self.complete_last(number, cursor);
-                    let over = GroupCursor { cell: None, index: index + 1, ..cursor };
-                    let _ = cursor_word.compare_exchange(seen, over.word(tag), SeqCst, Relaxed);
+                    if self.end_at(&frontier) {
+                        let over = GroupCursor { cell: None, index: index + 1, ..cursor };
+                        let _ = cursor_word.compare_exchange(seen, over.word(tag), SeqCst, Relaxed);
+                    }
                     continue;
                 }
             };
@@ -232,25 +242,23 @@ impl<'a> Group<'a> {
                 }
                 continue;
             }
-            let (number_of_cell, word) = match mine {
-                Some(mine) => mine,
-                None => {
-                    let Some(taken) = self.take_cell(hand, how.kind) else { break Step::NoCell };
-                    mine = Some(taken);
-                    // Again, now that it has the cell: the cursor may have come to name it meanwhile, by
-                    // a claim of this index that is over (cells.rs); and a removed group keeps its
-                    // number while it has the cell, so that a late swap meets no other group.
-                    if cursor_word.load(Acquire) != seen || !self.is_current() {
-                        continue;
-                    }
-                    taken
-                }
+            let Some((number_of_cell, word)) = mine else {
+                let Some(taken) = self.take_cell(hand, how.kind) else { break Step::NoCell };
+                mine = Some(taken);
+                // Again, now that it has the cell: the cursor may have come to name it meanwhile, by a
+                // claim that is over and went as far as this index (cells.rs); and a removed group keeps
+                // its number while it has the cell, so that a late swap meets no other group.
+                continue;
             };
             let cell = self.cell(number_of_cell);
-            let intent = cell.intend(word, offset.as_u64(), how.now);
+            // Others claim, too: they would only have to seal it.
+            let alone = cursor.cell.is_none_or(|last| last == number_of_cell);
+            let goes_on = alone && how.kind == Kind::Message && !copy_first && self.can_go_on(index);
+            let (intent, extent) = cell.intend(word, offset.as_u64(), how.now, !goes_on);
             // What the cursor names by this cell was over when this receiver took it.
-            if cursor.cell != Some(number_of_cell) {
-                self.complete_last(number, cursor);
+            if cursor.cell != Some(number_of_cell) && !self.end_at(&frontier) {
+                mine = Some((number_of_cell, intent));
+                continue;
             }
             let claimed = GroupCursor { cell: Some(number_of_cell), index: index + 1, ..cursor };
             // ORDER[claim] Release: the INTENT before the cursor that names its cell. SeqCst: before
@@ -268,7 +276,9 @@ impl<'a> Group<'a> {
             if !cell.hold(intent) {
                 continue; // a lease that was taken away at once
             }
-            self.fill(&mut hand.claim, number_of_cell, intent.to(ClaimState::Held), offset, place);
+            let held = intent.to(ClaimState::Held);
+            let (group, state, cell) = (self.number() as u32, self.state(), number_of_cell as u32);
+            hand.claim = Claim { group, state, cell, word: held, offset, record: place, extent, goes_on };
             return Step::Claimed;
         };
         if let Some((cell, word)) = mine {
@@ -304,11 +314,6 @@ impl<'a> Group<'a> {
         self.mem.layout.geometry.overflow == crate::Overflow::Block
     }
 
-    #[inline]
-    fn fill(&self, claim: &mut Claim, cell: usize, word: ClaimWord, offset: Offset, record: Place) {
-        *claim = Claim { group: self.number() as u32, state: self.state(), cell: cell as u32, word, offset, record };
-    }
-
     /// Verifies a claimed message: a message where it lies, as its claim pins the page; a lease as a
     /// copy, as its page goes if the group is removed.
     #[inline]
@@ -329,8 +334,8 @@ impl<'a> Group<'a> {
 
     /// Proves the slot at the cursor abandoned, if it is; true if the cursor can move now.
     pub fn resolve_hole(&self, ring: &Ring<'a>, number: u64) -> bool {
-        let (page, word) = self.in_page(number);
-        let index = self.cursor(number, word.load(Acquire)).index;
+        let page = self.page(number);
+        let index = self.next_index(number).1;
         let count = page.cursor().count.min(self.mem.layout.slots);
         index < count && page.number() == number && ring.judge(number, index)
     }
@@ -360,20 +365,31 @@ impl<'a> Group<'a> {
         overlooked
     }
 
-    fn lowest_returned(self) -> Option<(usize, ClaimWord, Offset)> {
+    fn lowest_returned(self) -> Option<(usize, Seen)> {
         let returned = self.cells().enumerate().filter_map(|(i, cell)| {
-            let (word, offset) = cell.read()?;
-            let offset = Offset::from_u64(offset);
-            let valid = self.is_deliverable(word) && (offset.index() as usize) < self.mem.layout.slots;
-            valid.then_some((i, word, offset))
+            let seen = cell.read()?;
+            let valid = self.is_deliverable(seen.word) && (seen.offset().index() as usize) < self.mem.layout.slots;
+            valid.then_some((i, seen))
         });
-        returned.min_by_key(|&(_, _, offset)| offset)
+        returned.min_by_key(|(_, seen)| seen.offset())
+    }
+
+    /// The group's cursor in page `number`, and the next index to be claimed there.
+    fn next_index(&self, number: u64) -> (GroupCursor, usize) {
+        let word = self.in_page(number).1;
+        loop {
+            let cursor = self.cursor(number, word.load(Acquire));
+            if let Some(frontier) = self.frontier(number, cursor) {
+                return (cursor, frontier.index);
+            }
+        }
     }
 
     /// Takes a RETURNED cell; false if somebody else did, or its page has gone.
     fn retake(
         &self,
-        (cell, word, offset): (usize, ClaimWord, Offset),
+        cell: usize,
+        seen: &Seen,
         hand: &mut Hand,
         how: How,
         copy: &mut Vec<u8>,
@@ -383,6 +399,7 @@ impl<'a> Group<'a> {
         if !self.is_current() {
             return false;
         }
+        let (word, offset) = (seen.word, seen.offset());
         let page = self.page(offset.page());
         // Only what a damaged file says is RETURNED and not committed: then it does not verify.
         let at = match page.slot(offset.page(), offset.index() as usize) {
@@ -406,7 +423,8 @@ impl<'a> Group<'a> {
             return false;
         }
         self.count_redelivery(self.cell(cell), held);
-        self.fill(&mut hand.claim, cell, held, offset, place);
+        let (group, state, cell, extent) = (self.number() as u32, self.state(), cell as u32, seen.extent);
+        hand.claim = Claim { group, state, cell, word: held, offset, record: place, extent, goes_on: false };
         true
     }
 
@@ -418,8 +436,9 @@ impl<'a> Group<'a> {
         // Without DONE only where the page stays until the bit is set: there a page that was turned
         // tells who finds the cell HELD that the message was done.
         let last = if claim.word.kind() == Kind::Message && self.pins() {
-            let last = self.set_done(page, index);
-            cell.release(claim.word);
+            let last = self.set_done_over(page, index, claim.extent.more());
+            // It fails if somebody has settled what its owner had said it was done with.
+            cell.free(claim.word);
             last
         } else {
             if !cell.finish(claim.word) {
@@ -436,6 +455,7 @@ impl<'a> Group<'a> {
     /// Gives a message back.
     pub fn give_back(&self, claim: &Claim) -> Result<(), AckError> {
         let cell = self.cell(claim.cell as usize);
+        self.ack_before(claim.offset, claim.extent.more());
         match self.return_cell(cell, claim.word, claim.offset) {
             None => Err(AckError::Taken),
             Some(_) if !self.is_current() => Err(AckError::GroupRemoved),
@@ -451,13 +471,12 @@ impl<'a> Group<'a> {
         }
         let mut number = self.page_hint().max(ring.tail().page);
         loop {
-            let (page, word) = self.in_page(number);
-            let cursor = self.cursor(number, word.load(Acquire));
+            let page = self.page(number);
+            let (cursor, index) = self.next_index(number);
             let c = page.cursor();
             let end = c.count.min(self.mem.layout.slots);
-            if page.number() == number && !cursor.closed && cursor.index < end {
-                return page.slot(number, cursor.index) != SlotState::Untouched
-                    || ring.judge(number, cursor.index);
+            if page.number() == number && !cursor.closed && index < end {
+                return page.slot(number, index) != SlotState::Untouched || ring.judge(number, index);
             }
             number = match ring.next(number) {
                 Next::Page(next) => next,

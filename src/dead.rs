@@ -146,14 +146,14 @@ impl Shared {
     pub fn bury(&self, group: Group<'_>) {
         let Some(letters) = &self.dead_letters else { return };
         for cell in group.cells() {
-            if let Some((word, offset)) = cell.read()
-                && word.state() == ClaimState::Returned
-                && group.is_undeliverable(word)
+            if let Some(seen) = cell.read()
+                && seen.word.state() == ClaimState::Returned
+                && group.is_undeliverable(seen.word)
                 // After the cell was read: it is this group's.
                 && group.is_current()
-                && let Some(held) = cell.retake(word, self.file.id.index, Kind::Message, 0)
+                && let Some(held) = cell.retake(seen.word, self.file.id.index, Kind::Message, 0)
             {
-                self.bury_one(letters, group, cell, held, Offset::from_u64(offset));
+                self.bury_one(letters, group, cell, held, seen.offset());
             }
         }
     }

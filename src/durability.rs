@@ -23,6 +23,7 @@
 
 use crate::Offset;
 use crate::error::SyncError;
+use crate::group::Group;
 use crate::layout::{PageState, SlotState};
 use crate::ring::{Next, Ring};
 use crate::shared::{Root, Shared};
@@ -221,6 +222,8 @@ impl Round {
         let since = self.begin();
         let (shared, began) = (&self.shared, Instant::now());
         let mem = shared.memory();
+        // What was done before this sync was asked for.
+        Group::all(mem).for_each(Group::settle);
         if let Some(since) = since {
             shared.let_go_of_what_was_written(since);
         }

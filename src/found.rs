@@ -15,7 +15,7 @@
 
 use crate::cells::ClaimState;
 use crate::group::{AT, Group};
-use crate::layout::{Acks, Head, Layout, MAX_INSTANCE, MAX_PAGE_NUMBER, PageState, Slot, SlotState, Tail};
+use crate::layout::{Acks, GroupCursor, Head, Layout, MAX_INSTANCE, MAX_PAGE_NUMBER, PageState, Slot, SlotState, Tail};
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::page::Page;
@@ -195,17 +195,28 @@ impl<'a> Group<'a> {
         let tail = ring.tail().page;
         self.live[AT].store(self.hint(tail), Relaxed);
         self.reap_all();
-        let mut seen = BTreeSet::new();
+        live_pages(self.mem).for_each(|number| self.settle_cursor(number));
+        let mut back = BTreeSet::new();
         for cell in self.cells() {
-            if let Some((word, offset)) = cell.read()
-                && word.state() != ClaimState::Free
-                && !(word.state() == ClaimState::Returned
-                    && Offset::from_u64(offset).page() >= tail
-                    && self.was_given(Offset::from_u64(offset))
-                    && seen.insert(offset))
+            if let Some(seen) = cell.read()
+                && seen.word.state() != ClaimState::Free
+                && !(seen.word.state() == ClaimState::Returned
+                    && seen.offset().page() >= tail
+                    && self.was_given(seen.offset())
+                    && back.insert(seen.offset()))
             {
-                cell.free(word);
+                cell.free(seen.word);
             }
+        }
+    }
+
+    /// Moves the cursor behind what the last claim was extended over.
+    fn settle_cursor(&self, number: u64) {
+        let (page, word) = self.in_page(number);
+        let cursor = self.cursor(number, word.load(Relaxed));
+        if let Some(frontier) = self.frontier(number, cursor).filter(|_| cursor.cell.is_some()) {
+            let index = frontier.index.min(self.places(&page)).max(cursor.index);
+            word.store(GroupCursor { cell: None, index, ..cursor }.word(self.tag(number)), Relaxed);
         }
     }
 

@@ -15,7 +15,7 @@
 //!   reads the counter first and the page number last: while that stands, no later page was folded.
 #![forbid(unsafe_code)]
 
-use crate::cells::{ClaimCell, ClaimState, ClaimWord, Count, Kind, is_claim};
+use crate::cells::{ClaimCell, ClaimState, ClaimWord, Count, Kind};
 use crate::layout::{Acks, GroupCursor, LINE, Layout, MAX_PAGE_NUMBER, SlotState};
 use crate::memory::Memory;
 use crate::page::Page;
@@ -227,8 +227,14 @@ impl<'a> Group<'a> {
     /// whose message is to become a dead letter.
     pub fn held_and_returned(self) -> [usize; 3] {
         self.cells().fold([0; 3], |mut counts, cell| {
-            let word = cell.load();
+            // One that changes while it is read is in use.
+            let Some(seen) = cell.read() else {
+                counts[0] += 1;
+                return counts;
+            };
+            let word = seen.word;
             match word.state() {
+                ClaimState::Held if seen.is_done() => {}
                 ClaimState::Held | ClaimState::Intent | ClaimState::Done => counts[0] += 1,
                 ClaimState::Returned if self.is_deliverable(word) => counts[1] += 1,
                 ClaimState::Returned => counts[2] += 1,
@@ -284,15 +290,23 @@ impl<'a> Group<'a> {
     /// a word with a slot that was skipped for a dead sender, the watcher's tick tells it.)
     #[inline]
     pub fn set_done(&self, number: u64, index: usize) -> bool {
+        self.set_done_over(number, index, 0)
+    }
+
+    /// The same of an index and the `more` before it, as far as they are in one ack word.
+    #[inline]
+    pub fn set_done_over(&self, number: u64, index: usize, more: usize) -> bool {
         if index >= self.mem.layout.slots {
             return false;
         }
         let page = self.page(number);
         let (word, bit) = self.ack_word(&page, index);
+        let first = 1 << (index % 32).saturating_sub(more);
+        let all = bit | (bit - first);
         let tag = self.tag(number);
         let mut seen = word.load(Acquire);
         while page.number() == number && self.is_current() {
-            let bits = Acks::of(seen, tag) | bit;
+            let bits = Acks::of(seen, tag) | all;
             // ORDER[ack] Release: the holder's reading of the bytes comes before the turn.
             // SeqCst: before the look for senders that wait for room, ORDER[sleep].
             match word.compare_exchange(seen, Acks::word(tag, bits), SeqCst, Acquire) {
@@ -337,10 +351,8 @@ impl<'a> Group<'a> {
         fence(SeqCst);
         self.cells().any(|cell| match cell.read() {
             None => true,
-            Some((word, offset)) => {
-                word.kind() == Kind::Message
-                    && matches!(word.state(), ClaimState::Intent | ClaimState::Held)
-                    && Offset::from_u64(offset).page() == number
+            Some(seen) => {
+                seen.word.kind() == Kind::Message && seen.is_in_use() && seen.offset().page() == number
             }
         })
     }
@@ -354,23 +366,12 @@ impl<'a> Group<'a> {
             if cursor.closed || page.number() != number || !self.is_here() {
                 return;
             }
-            self.complete_last(number, cursor);
-            let closed = GroupCursor { closed: true, cell: None, ..cursor };
+            let Some(frontier) = self.frontier(number, cursor).filter(|frontier| self.end_at(frontier)) else {
+                continue;
+            };
+            let closed = GroupCursor { closed: true, cell: None, index: frontier.index };
             // SeqCst: against a message being given back, see `lose_if_gone`.
             let _ = word.compare_exchange(seen, closed.word(self.tag(number)), SeqCst, Relaxed);
-        }
-    }
-
-    /// Makes the claim that the cursor names HELD, as everybody does before moving it.
-    #[inline]
-    pub fn complete_last(&self, number: u64, cursor: GroupCursor) {
-        if let Some(cell) = cursor.cell.filter(|&c| c < self.mem.layout.geometry.max_held)
-            && let Some((intent, offset)) = self.cell(cell).intent()
-            && is_claim(offset, number, cursor)
-            // After the cell was read: it is this group's.
-            && self.is_here()
-        {
-            self.cell(cell).change(intent, intent.to(ClaimState::Held));
         }
     }
 
@@ -397,12 +398,12 @@ impl<'a> Group<'a> {
         // With the fence in `lose_if_gone`: either RETURNED is seen here, or the closed cursor there.
         fence(SeqCst);
         for cell in self.cells() {
-            if let Some((word, offset)) = cell.read()
-                && word.state() == ClaimState::Returned
-                && Offset::from_u64(offset).page() == number
+            if let Some(seen) = cell.read()
+                && seen.word.state() == ClaimState::Returned
+                && seen.offset().page() == number
                 && self.is_here()
             {
-                cell.lose(word);
+                cell.lose(seen.word);
             }
         }
         // Damaged ones, too: until a moment ago they may have been taken for good.
@@ -474,7 +475,8 @@ impl<'a> Group<'a> {
 
     /// Committed messages that the group is not done with.
     pub fn lag(&self, ring: &Ring<'a>) -> u64 {
-        ring.pages().filter(|&n| n >= self.start().page()).map(|n| self.lag_in(n)).sum()
+        let in_pages: u64 = ring.pages().filter(|&n| n >= self.start().page()).map(|n| self.lag_in(n)).sum();
+        in_pages.saturating_sub(self.done_and_not_acked().count() as u64)
     }
 
     fn lag_in(&self, number: u64) -> u64 {

@@ -50,7 +50,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"disk_cha");
 /// The version of this format.
 pub const VERSION: u64 = 1;
 /// Words of a line of 128 bytes; smaller under loom, where padding costs time and shares nothing.
-pub const LINE: usize = if cfg!(disk_chan_loom) { 7 } else { 16 };
+pub const LINE: usize = if cfg!(disk_chan_loom) { 8 } else { 16 };
 /// Words of a block of 4096 bytes.
 pub const BLOCK: usize = if cfg!(disk_chan_loom) { 6 * LINE } else { 512 };
 /// Words of one copy of a group entry.

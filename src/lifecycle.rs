@@ -249,7 +249,10 @@ impl<'a> Group<'a> {
     }
 
     fn is_vacant(mem: Memory<'a>, number: usize) -> bool {
-        let is_free = Self::at(mem, number).is_none_or(|g| g.is_removed() && g.holds_nothing());
+        let is_free = Self::at(mem, number).is_none_or(|g| {
+            g.settle();
+            g.is_removed() && g.holds_nothing()
+        });
         is_free && Self::any(mem, number).instance() + 1 < MAX_INSTANCE
     }
 

@@ -176,7 +176,7 @@ impl<'a> Memory<'a> {
 
     /// A claim cell: state word, offset, time of taking, three counters.
     #[inline]
-    pub fn claim_cell(&self, group: usize, cell: usize) -> &'a [AtomicU64; 6] {
+    pub fn claim_cell(&self, group: usize, cell: usize) -> &'a [AtomicU64; 8] {
         let at = self.layout.claim_cells + (group * self.layout.geometry.max_held + cell) * LINE;
         self.control[at..].first_chunk().expect("a line has more words than that")
     }

@@ -51,6 +51,12 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
         self.open = false;
         self.root.usable()?;
         let group = self.group();
+        if self.claim().goes_on {
+            group.say_done(self.claim());
+            if !self.root.is_waited_for(group) {
+                return Ok(());
+            }
+        }
         let (acked, last) = group.ack(self.claim());
         self.root.after_ack(group, self.claim().offset, last);
         acked

@@ -18,14 +18,15 @@ use Ordering::{Acquire, SeqCst};
 
 impl<'a> Group<'a> {
     /// Finishes what those who finished a message, or lost one, had begun, and were stopped in between:
-    /// DONE cells become ack bits, GONE ones are counted.
+    /// DONE cells become ack bits, GONE ones are counted; and so does what claims were extended over.
     pub fn settle(self) {
         for cell in self.cells() {
-            let Some((word, offset)) = cell.read() else { continue };
-            match word.state() {
-                ClaimState::Done => drop(self.settle_done(cell, word, Offset::from_u64(offset))),
-                ClaimState::Gone => cell.settle_gone(word),
-                _ => {}
+            let Some(seen) = cell.read() else { continue };
+            match seen.word.state() {
+                ClaimState::Done => drop(self.settle_done(cell, seen.word, seen.offset())),
+                ClaimState::Gone => cell.settle_gone(seen.word),
+                ClaimState::Held => self.settle_extent(cell, &seen),
+                ClaimState::Free | ClaimState::Taken | ClaimState::Intent | ClaimState::Returned => {}
             }
         }
     }
@@ -77,19 +78,20 @@ impl<'a> Group<'a> {
         cell: ClaimCell<'a>,
     ) -> Option<ClaimState> {
         loop {
-            let Some((word, offset)) = cell.read() else { continue };
+            let Some(seen) = cell.read() else { continue };
+            let (word, offset) = (seen.word, seen.offset());
             if !over(word) {
                 return None;
             }
-            let offset = Offset::from_u64(offset);
             let to = match word.state() {
                 ClaimState::Free | ClaimState::Returned | ClaimState::Done | ClaimState::Gone => return None,
-                ClaimState::Intent if self.names(number, offset) => word.to(ClaimState::Held),
+                ClaimState::Intent if self.names(number, seen.first) => word.to(ClaimState::Held),
                 ClaimState::Intent | ClaimState::Taken => word.free(),
                 ClaimState::Held => {
                     self.count_redelivery(cell, word);
                     // Under `Block` a page turns only when it is done.
-                    let done = self.is_done(offset.page(), offset.index() as usize)
+                    let done = self.ack_extent(&seen)
+                        || self.is_done(offset.page(), offset.index() as usize)
                         || self.pins() && self.has_lost(offset.page());
                     if done { word.free() } else { word.returned() }
                 }
@@ -104,11 +106,11 @@ impl<'a> Group<'a> {
     }
 
     /// Whether an INTENT of `offset` in this cell is a claim.
-    fn names(&self, cell: usize, offset: Offset) -> bool {
-        let number = offset.page();
+    fn names(&self, cell: usize, first: Offset) -> bool {
+        let number = first.page();
         let (page, word) = self.in_page(number);
         let cursor = self.cursor(number, word.load(Acquire));
-        page.number() == number && cursor.cell == Some(cell) && is_claim(offset.as_u64(), number, cursor)
+        page.number() == number && cursor.cell == Some(cell) && is_claim(first, number, cursor)
     }
 
     /// Whether a message just given back cannot be handed out again; then it is counted, and its cell is
@@ -131,11 +133,12 @@ impl<'a> Group<'a> {
     pub fn take_overdue(self, now: impl Fn() -> u32) -> bool {
         let timeout = self.mem.layout.geometry.lease_timeout;
         let overdue = |cell: ClaimCell<'a>| {
-            let (word, offset) = cell.read()?;
+            let seen = cell.read()?;
+            let word = seen.word;
             let claimed = matches!(word.state(), ClaimState::Held | ClaimState::Intent);
             let overdue = claimed && word.kind() == Kind::Lease && cell.is_overdue(word, &now, timeout);
             // After the cell was read: it is this group's.
-            (overdue && self.is_here()).then_some((word, Offset::from_u64(offset)))
+            (overdue && self.is_here()).then_some((word, seen.offset()))
         };
         let mut taken = false;
         for (number, cell) in self.cells().enumerate() {

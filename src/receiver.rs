@@ -3,6 +3,7 @@
 
 use crate::cells::Kind;
 use crate::claim::{Claim, Hand, How, Nothing};
+use crate::extend::Extended;
 use crate::file::uptime;
 use crate::group::Group;
 use crate::shared::Root;
@@ -110,9 +111,28 @@ impl Position {
 
     #[inline]
     fn receive(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<(), Nothing> {
-        let how = How { kind, now: if kind == Kind::Lease { uptime() } else { 0 } };
         let group = self.group(root);
+        if self.hand.claim.goes_on {
+            if kind == Kind::Message && self.hand.seen_returns == Some(group.returns().load(SeqCst)) {
+                match group.extend(&mut self.hand) {
+                    Extended::Claimed => return Ok(()),
+                    Extended::NotYet if !patient => return Err(Nothing::Empty),
+                    Extended::NotYet | Extended::Over => {}
+                }
+            }
+            self.end_claim(root);
+        }
+        let how = How { kind, now: if kind == Kind::Lease { uptime() } else { 0 } };
         group.receive(&root.ring(), &mut self.hand, how, &mut self.buffer, patient)
+    }
+
+    /// Ends the claim that was kept to be extended. Its message is not out.
+    fn end_claim(&mut self, root: &Root) {
+        self.hand.claim.goes_on = false;
+        let (group, claim) = (self.group(root), &self.hand.claim);
+        if let Some(last) = group.end(claim) {
+            root.after_ack(group, claim.offset, last);
+        }
     }
 
     /// One look; the claim is in the hand. A patient one also settles abandoned slots, and whether anybody is left to send.
@@ -274,6 +294,7 @@ impl Receiver {
 
     pub(crate) fn owned(&mut self) -> OwnedMessage {
         let bytes = self.at.copy(&self.root);
+        self.at.hand.claim.goes_on = false;
         OwnedMessage::new(Arc::clone(&self.root), self.at.hand.claim, bytes)
     }
 
@@ -372,6 +393,7 @@ impl Receiver {
         let Self { root, at } = self;
         let root: &Root = root;
         loop {
+            at.hand.claim.goes_on = false;
             at.loans.push(at.hand.claim);
             at.copies.push(if root.drops_oldest() { std::mem::take(&mut at.buffer) } else { Vec::new() });
             if at.loans.len() == limit || !at.more(root, Kind::Message) {
@@ -470,6 +492,9 @@ impl Clone for Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.at.take_loans_back(&self.root);
+        if self.at.hand.claim.goes_on && self.root.usable().is_ok() {
+            self.at.end_claim(&self.root);
+        }
     }
 }
 

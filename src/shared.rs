@@ -410,6 +410,17 @@ impl Shared {
         self.after_free(group);
     }
 
+    /// After a message was done whose claim is kept to be extended: whether somebody seems to wait for its
+    /// page or its cell. One who begins to wait at this moment may not be seen, and finds it at the next tick.
+    #[inline]
+    pub fn is_waited_for(&self, group: Group<'_>) -> bool {
+        if let Durability::Interval { .. } = self.durability {
+            self.syncs.note_change();
+        }
+        let [_, senders] = self.memory().sleepers();
+        senders.load(Relaxed) & 1 == 1 || group.starved().load(Relaxed) != 0
+    }
+
     #[cold]
     fn after_ack_with_senders(&self, group: Group<'_>, page: u64) {
         let done = self.ring().tail().page == page && group.last_unfinished(page).is_none();
@@ -451,7 +462,10 @@ impl Shared {
             Blocked::Group(number) => {
                 // The slowest of those that stand in the way.
                 let oldest = ring.tail().page;
-                let blocks = |g: &Group<'_>| g.number() == number || g.last_unfinished(oldest).is_some();
+                let blocks = |g: &Group<'_>| {
+                    g.settle();
+                    g.number() == number || g.last_unfinished(oldest).is_some()
+                };
                 let groups = Group::all(ring.mem).filter(blocks);
                 let groups = groups.filter_map(|g| Some((g.behind(&ring), g.name()?)));
                 match groups.max_by_key(|(behind, _)| *behind) {

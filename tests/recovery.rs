@@ -35,6 +35,7 @@ fn what_was_there_is_there() {
         assert_eq!(number(&done.try_recv().unwrap()), n);
     }
     let lease = held.try_lease().unwrap();
+    channel.blocking_sync().unwrap();
     let path = crash(&channel, &dir, "copy");
     lease.ack().unwrap();
 

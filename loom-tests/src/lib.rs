@@ -80,6 +80,12 @@ impl Model {
         self.ring().send(0, &[Record::new(&[byte])], 1)
     }
 
+    pub fn send_all(&self, bytes: std::ops::Range<u8>) {
+        for byte in bytes {
+            self.send(byte).unwrap();
+        }
+    }
+
     /// One receive: the claim, and the byte.
     pub fn receive(&self, hand: &mut Hand, kind: Kind) -> Result<(Claim, u8), Nothing> {
         self.receive_at(hand, kind, 1)
@@ -93,9 +99,14 @@ impl Model {
         let claim = hand.claim;
         let byte = match (self.heap.memory().layout.geometry.overflow, kind) {
             (Overflow::DropOldest, _) | (_, Kind::Lease) => copy[0],
-            (Overflow::Block, Kind::Message) => claim.record.payload(self.heap.memory())[0],
+            (Overflow::Block, Kind::Message) => self.byte(&claim),
         };
         Ok((claim, byte))
+    }
+
+    /// The byte of a message where it lies.
+    pub fn byte(&self, claim: &Claim) -> u8 {
+        claim.record.payload(self.heap.memory())[0]
     }
 
     /// Whether a record was ever called damaged.

@@ -129,6 +129,12 @@ pub fn run(act: &str, file: &Path) {
             let mut rx = channel.blocking_subscribe("a").expect("the group is there");
             stepped(|| (0..if act == "recv" { 1 } else { 2 }).for_each(|_| receive(out, &mut rx)));
         }
+        "recv on" => {
+            let channel = open(file);
+            let mut rx = channel.blocking_subscribe("a").expect("the group is there");
+            drop(rx.try_recv().expect("there is a message"));
+            stepped(|| receive(out, &mut rx));
+        }
         "lease+ack" | "lease+give_back" => {
             let channel = open(file);
             let mut rx = channel.blocking_subscribe("a").expect("the group is there");

@@ -76,6 +76,7 @@ pub fn operations() -> Vec<Operation> {
         op("send_many of 3, over the end of a page", "send_many", Setting::Room, Block, "write"),
         op("recv", "recv", Setting::Room, Block, "ack"),
         op("recv", "recv", Setting::Room, DropOldest, "ack"),
+        op("recv, by extending a claim", "recv on", Setting::Room, Block, "extend"),
         op("lease+ack", "lease+ack", Setting::Room, Block, "ack"),
         op("lease+ack", "lease+ack", Setting::Room, DropOldest, "ack"),
         op("lease+give_back", "lease+give_back", Setting::Room, Block, "give_back"),
@@ -121,7 +122,7 @@ impl Operation {
     /// What it does when nothing comes between.
     fn at_last(&self, effect: Effect) -> Seen {
         let received = match self.act {
-            "recv" | "recv twice" | "lease+ack" => 2,
+            "recv" | "recv on" | "recv twice" | "lease+ack" => 2,
             "lease+give_back" | "drop" => 1,
             _ => 0,
         };
@@ -161,6 +162,10 @@ impl<'a> Scene<'a> {
                 if op.setting == Setting::Returned {
                     drop((stage.lease(0), stage.lease(1)));
                 }
+                if op.act == "recv on" {
+                    // With the first the child is done before anything happens to it.
+                    stage.before.unfinished[0].pop_first();
+                }
                 receives = stage.before.unfinished[0].keys().next().copied();
             }
             Setting::Asleep => stage.advance_to(PAGES + 1, slots - 5),
@@ -190,8 +195,8 @@ impl<'a> Scene<'a> {
         }
         let before = stage.before.clone();
         drop(stage);
-        let receives =
-            receives.filter(|_| matches!(op.act, "recv" | "recv twice" | "lease+ack" | "lease+give_back" | "drop"));
+        let receives = receives
+            .filter(|_| matches!(op.act, "recv" | "recv on" | "recv twice" | "lease+ack" | "lease+give_back" | "drop"));
         let effect = Effect {
             sends: match op.act {
                 "send" | "reserve+commit" => 1,

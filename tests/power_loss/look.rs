@@ -6,7 +6,7 @@ use crate::layout::{PageState, SlotState};
 use crate::page::{Page, Place};
 use crate::ring::Ring;
 use crate::{Offset, Sender};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Shortest message of the simulation.
 pub const SHORTEST: usize = 16;
@@ -81,7 +81,8 @@ pub fn look(sender: &Sender) -> Result<Look, String> {
         let name = group.name().ok_or_else(|| format!("group {} is active and has no name", group.number()))?;
         let of = |f: &dyn Fn(Offset) -> bool| look.messages.iter().map(|m| f(m.offset)).collect();
         let mut lost_page = (u64::MAX, false);
-        let done = of(&|o| group.is_done(o.page(), o.index() as usize));
+        let not_acked: BTreeSet<_> = group.done_and_not_acked().collect();
+        let done = of(&|o| group.is_done(o.page(), o.index() as usize) || not_acked.contains(&o));
         let lost = look.messages.iter().map(|m| {
             if m.offset.page() != lost_page.0 {
                 lost_page = (m.offset.page(), group.has_lost(m.offset.page()));

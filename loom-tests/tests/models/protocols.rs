@@ -8,6 +8,7 @@
 use disk_chan::Overflow::{Block, DropOldest};
 use disk_chan::cells::{ClaimState, Count, Kind};
 use disk_chan::claim::{Hand, Nothing};
+use disk_chan::extend::Extended;
 use disk_chan::layout::{PageState, SlotState};
 use disk_chan::opens::OpenId;
 use disk_chan::ops::OpCell;
@@ -127,7 +128,7 @@ fn no_claim_is_anonymous() {
         let cell = group.cell(0);
         group.cells_used().store(1, SeqCst);
         let taken = cell.take(1, Kind::Message).unwrap();
-        cell.intend(taken, 0, 1);
+        cell.intend(taken, 0, 1, true);
         let (_, word) = group.in_page(0);
         let cursor = disk_chan::layout::GroupCursor { closed: false, cell: Some(0), index: 1 };
         word.store(cursor.word(group.tag(0)), SeqCst);
@@ -162,21 +163,156 @@ fn a_claim_that_is_over_is_not_made_again() {
         let cell = group.cell(0);
         group.cells_used().store(1, SeqCst);
         if let Some(taken) = cell.take(1, Kind::Message) {
-            let intent = cell.intend(taken, 0, 1);
+            let (intent, _) = cell.intend(taken, 0, 1, true);
             let (_, word) = group.in_page(0);
             let claimed = disk_chan::layout::GroupCursor { closed: false, cell: Some(0), index: 1 };
             if word.compare_exchange(0, claimed.word(group.tag(0)), SeqCst, SeqCst).is_ok() {
                 cell.hold(intent);
                 group.set_done(0, 0);
-                cell.release(intent.to(ClaimState::Held));
+                cell.free(intent.to(ClaimState::Held));
                 // Whoever claims the next completes the claim before.
-                group.complete_last(0, claimed);
+                let _ = group.frontier(0, claimed).map(|frontier| group.end_at(&frontier));
                 assert!(cell.load().state() != ClaimState::Held, "a message that is done is held again");
             } else {
                 cell.free(intent);
             }
         }
         late.join().unwrap();
+    });
+}
+
+/// ORDER[extent]: a receiver extends its claim while another claims: each message once, and in their order.
+/// Fails when: the other does not seal what it goes past; when it looks where the claims end before it has a
+/// cell; when a claim is extended that was sealed.
+#[test]
+fn a_claim_is_extended_once() {
+    explore(2, || {
+        let model = Arc::new(Model::new(4, Block));
+        model.send_all(1..4);
+        let mut hand = model.hand();
+        assert_eq!(model.receive(&mut hand, Kind::Message).unwrap().1, 1);
+        assert!(hand.claim.goes_on);
+        model.group().say_done(&hand.claim);
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                let (claim, byte) = model.receive(&mut model.hand(), Kind::Message).ok()?;
+                model.group().ack(&claim).0.unwrap();
+                Some(byte)
+            }
+        });
+        let mut mine = Vec::new();
+        while model.group().extend(&mut hand) == Extended::Claimed {
+            mine.push(model.byte(&hand.claim));
+            model.group().say_done(&hand.claim);
+            if mine.len() == 2 {
+                break;
+            }
+        }
+        model.group().end(&hand.claim);
+        let theirs = other.join().unwrap();
+        assert!(mine.iter().all(|&byte| theirs.is_none_or(|theirs| byte < theirs)), "{mine:?}, then {theirs:?}");
+        let mut all = [mine, theirs.into_iter().collect(), model.drain().0].concat();
+        all.sort_unstable();
+        assert_eq!(all, [2, 3]);
+        assert!((0..3).all(|index| model.group().is_done(0, index)));
+        assert_eq!(model.group().held_and_returned(), [0; 3]);
+    });
+}
+
+/// What a claim was extended over is done whoever looks, and a claim that only waits to be extended is ended
+/// by others, or extended: not both.
+/// Fails when: a claim is ended by another without being sealed.
+#[test]
+fn a_claim_that_waits_is_ended_or_extended() {
+    explore(3, || {
+        let model = Arc::new(Model::new(2, Block));
+        model.send(1).unwrap();
+        let mut hand = model.hand();
+        let (claim, _) = model.receive(&mut hand, Kind::Message).unwrap();
+        model.send(2).unwrap();
+        model.group().say_done(&claim);
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                model.group().settle();
+                model.group().is_done(0, 0)
+            }
+        });
+        let extended = model.group().extend(&mut hand) == Extended::Claimed;
+        assert!(other.join().unwrap());
+        if extended {
+            assert_eq!(model.group().held_and_returned(), [1, 0, 0], "a message in use is not held");
+            assert!(!model.group().is_done(0, 1));
+            model.group().say_done(&hand.claim);
+        }
+        model.group().end(&hand.claim);
+        assert_eq!(model.drain().0, if extended { vec![] } else { vec![2] });
+    });
+}
+
+/// ORDER[group state]: as a claim, a claim that is extended in a group that is being removed is let go, or
+/// seen by who would turn the page under it.
+/// Fails when: who extends does not look at the group again.
+#[test]
+fn removal_against_an_extended_claim() {
+    explore(3, || {
+        let model = Arc::new(Model::with_groups(2, Block, 2, 4));
+        let second = disk_chan::group::Group::activate(&model.ring(), 1);
+        model.send_all(1..5);
+        // The other group is done with page 0.
+        second.set_done_over(0, 1, 1);
+        let mut hand = model.hand();
+        let (claim, _) = model.receive(&mut hand, Kind::Message).unwrap();
+        model.group().say_done(&claim);
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                // As a remover does first, who then ends the claim if it only waits.
+                let removed = model.group().state() + 1; // ACTIVE is 1, REMOVED is 2
+                model.ring().mem.group_lines(0).0[0].store(removed, SeqCst);
+                model.send(5).is_ok()
+            }
+        });
+        if model.group().extend(&mut hand) == Extended::Claimed {
+            let page = model.ring().page(0);
+            let byte = model.byte(&hand.claim);
+            assert_eq!((page.number(), byte), (0, 2), "turned under a message of a removed group");
+            model.group().say_done(&hand.claim);
+        }
+        model.group().end(&hand.claim);
+        sender.join().unwrap();
+    });
+}
+
+/// What the dead extended a claim to is given back, and what they were done with is not.
+/// Fails when: what they were done with is not acked.
+#[test]
+fn the_dead_had_extended_a_claim() {
+    explore(3, || {
+        let model = Arc::new(Model::new(4, Block));
+        model.send_all(1..4);
+        let mut hand = Hand::new(model.other.index, 0, 0);
+        let (claim, _) = model.receive(&mut hand, Kind::Message).unwrap();
+        model.group().say_done(&claim);
+        assert_eq!(model.group().extend(&mut hand), Extended::Claimed);
+        model.other_is_dead.store(true, SeqCst);
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                let (claim, byte) = model.receive(&mut model.hand(), Kind::Message).unwrap();
+                model.group().ack(&claim).0.unwrap();
+                byte
+            }
+        });
+        model.group().reap(model.other);
+        assert!(model.group().is_done(0, 0));
+        let first = other.join().unwrap();
+        let mut all = model.drain().0;
+        all.push(first);
+        all.sort_unstable();
+        assert_eq!(all, [2, 3]);
+        assert!((0..3).all(|index| model.group().is_done(0, index)));
     });
 }
 

@@ -4,6 +4,7 @@
 
 use disk_chan::cells::{ClaimCell, Count, Kind};
 use disk_chan::claim::{Claim, Hand, How, Nothing};
+use disk_chan::extend::Extended;
 use disk_chan::group::Group;
 use disk_chan::layout::{Geometry, Layout, PAGE_LIMIT_STEP, SlotState};
 use disk_chan::map::Heap;
@@ -125,25 +126,42 @@ impl<'a> User<'a> {
         assert!(forged, "{offset} was not sent: {message:?}");
     }
 
+    /// The message after one that the claim in the hand is done with.
+    fn extend(&mut self, group: Group<'a>, hand: &mut Hand) -> Option<Claim> {
+        if group.extend(hand) != Extended::Claimed {
+            group.end(&hand.claim);
+            return None;
+        }
+        self.highest = self.highest.max(hand.claim.offset);
+        self.expect_sent(hand.claim.offset, hand.claim.record.payload(self.mem));
+        Some(hand.claim)
+    }
+
     /// Takes all there is; some of it is given back once, and one message is kept while others are taken.
     fn drain(&mut self, group: Group<'a>, gives_back: bool) -> usize {
         let mut hand = self.hand(group);
         let most = 2 * (SLOTS * self.mem.layout.geometry.max_pages + 4) + 4;
         let mut kept: Option<(Claim, Vec<u8>)> = None;
+        let mut is_done = false;
         for n in 0..most {
             let kind = if n % 3 == 1 { Kind::Lease } else { Kind::Message };
-            let Some(claim) = self.receive(group, &mut hand, kind) else {
+            let extended = if std::mem::take(&mut is_done) { self.extend(group, &mut hand) } else { None };
+            let Some(claim) = extended.or_else(|| self.receive(group, &mut hand, kind)) else {
                 if let Some((claim, bytes)) = kept {
                     self.expect_unchanged(&claim, &bytes);
                     let _ = group.ack(&claim);
                 }
                 return n;
             };
-            if kept.is_none() && kind == Kind::Message && group.is_current() && !self.drops_oldest() {
+            let lies_there = claim.word.kind() == Kind::Message;
+            if kept.is_none() && lies_there && group.is_current() && !self.drops_oldest() {
                 let bytes = claim.record.payload(self.mem).to_vec();
                 kept = Some((claim, bytes));
             } else if gives_back && n % 5 == 0 && claim.word.attempts() == 0 {
                 let _ = group.give_back(&claim);
+            } else if claim.goes_on {
+                group.say_done(&claim);
+                is_done = true;
             } else {
                 let _ = group.ack(&claim);
             }
@@ -281,7 +299,9 @@ impl Found {
         user.send(2);
         if killed {
             let mut hand = user.hand(b);
-            user.receive(b, &mut hand, Kind::Message).unwrap();
+            let first = user.receive(b, &mut hand, Kind::Message).unwrap();
+            b.say_done(&first);
+            assert_eq!(b.extend(&mut hand), Extended::Claimed);
             user.receive(b, &mut hand, Kind::Lease).unwrap();
             let ring = user.ring();
             let head = ring.head().page;
@@ -297,7 +317,7 @@ impl Found {
             std::mem::forget(turning);
             let cell = ClaimCell::new(mem, b.number(), 3);
             if let Some(word) = cell.take(user.me.index, Kind::Message) {
-                cell.intend(word, head << 20, 5);
+                cell.intend(word, head << 20, 5, false);
             }
             mem.sleepers()[0].store(3, Relaxed);
         } else {
