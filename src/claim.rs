@@ -106,6 +106,8 @@ pub struct How {
     pub kind: Kind,
     /// The time that a lease is taken, in milliseconds of the monotonic clock.
     pub now: u32,
+    /// Whether the claim may be extended: it is a message, and the only one in the receiver's hand.
+    pub goes_on: bool,
 }
 
 impl<'a> Group<'a> {
@@ -253,7 +255,7 @@ impl<'a> Group<'a> {
             let cell = self.cell(number_of_cell);
             // Others claim, too: they would only have to seal it.
             let alone = cursor.cell.is_none_or(|last| last == number_of_cell);
-            let goes_on = alone && how.kind == Kind::Message && !copy_first && self.can_go_on(index);
+            let goes_on = how.goes_on && alone && !copy_first && self.can_go_on(index);
             let (intent, extent) = cell.intend(word, offset.as_u64(), how.now, !goes_on);
             // What the cursor names by this cell was over when this receiver took it.
             if cursor.cell != Some(number_of_cell) && !self.end_at(&frontier) {

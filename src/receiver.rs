@@ -122,7 +122,8 @@ impl Position {
             }
             self.end_claim(root);
         }
-        let how = How { kind, now: if kind == Kind::Lease { uptime() } else { 0 } };
+        let now = if kind == Kind::Lease { uptime() } else { 0 };
+        let how = How { kind, now, goes_on: kind == Kind::Message && self.loans.is_empty() };
         group.receive(&root.ring(), &mut self.hand, how, &mut self.buffer, patient)
     }
 

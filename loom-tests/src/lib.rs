@@ -95,7 +95,7 @@ impl Model {
     pub fn receive_at(&self, hand: &mut Hand, kind: Kind, now: u32) -> Result<(Claim, u8), Nothing> {
         let mut copy = Vec::new();
         let group = self.group();
-        group.receive(&self.ring(), hand, How { kind, now }, &mut copy, true)?;
+        group.receive(&self.ring(), hand, How { kind, now, goes_on: kind == Kind::Message }, &mut copy, true)?;
         let claim = hand.claim;
         let byte = match (self.heap.memory().layout.geometry.overflow, kind) {
             (Overflow::DropOldest, _) | (_, Kind::Lease) => copy[0],

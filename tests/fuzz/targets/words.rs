@@ -96,7 +96,7 @@ impl<'a> User<'a> {
         let live = Alive(self.mem, self.me);
         let ring = Ring { mem: self.mem, live: &live, me: self.me };
         let got = loop {
-            match group.receive(&ring, hand, How { kind, now: 5 }, &mut buffer, true) {
+            match group.receive(&ring, hand, How { kind, now: 5, goes_on: kind == Kind::Message }, &mut buffer, true) {
                 Err(Nothing::Lagged(_)) => {}
                 Err(_) => break None,
                 Ok(()) => break Some(hand.claim),
