@@ -255,7 +255,9 @@ impl<'a> ClaimCell<'a> {
     #[inline]
     pub fn read(self) -> Option<Seen> {
         let word = self.load();
-        let [first, extent, done] = [OFFSET, EXTENT, DONE].map(|i| self.line[i].load(Acquire)); // ORDER[operand]
+        // ORDER[operand]. What is done first: a message that was done before this began is the one that the
+        // extent says, or lies before it.
+        let [done, first, extent] = [DONE, OFFSET, EXTENT].map(|i| self.line[i].load(Acquire));
         let seen = Seen { word, first: Offset::from_u64(first), extent: Extent(extent), done };
         (self.load() == word).then_some(seen)
     }
@@ -296,6 +298,7 @@ impl<'a> ClaimCell<'a> {
         let extent = Extent::new(taken.epoch(), sealed);
         self.line[OFFSET].store(offset, Release); // ORDER[operand]: who reads it sees TAKEN before it
         self.line[EXTENT].store(extent.0, Release); // ORDER[operand]
+        self.line[DONE].store(0, Release); // that of a claim of long ago might have the same epoch
         self.say_taken_at(taken, now);
         let intent = taken.to(ClaimState::Intent);
         self.word().store(intent.0, Release); // ORDER[claim cell]

@@ -135,7 +135,7 @@ impl Syncs {
     }
 
     /// Notes that something changed, for the interval. What changed it ended with a `SeqCst`
-    /// read-modify-write.
+    /// read-modify-write or fence.
     #[inline]
     pub fn note_change(&self) {
         // ORDER[changed] SeqCst: after the change. Either the swap in `take_changed` is seen here, or the

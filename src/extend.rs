@@ -155,6 +155,9 @@ impl<'a> Group<'a> {
     pub(crate) fn ack_extent(&self, seen: &Seen) -> bool {
         let (offset, more) = (seen.offset(), seen.extent.more());
         let index = offset.index() as usize;
+        if self.page(offset.page()).number() != offset.page() {
+            return seen.is_done(); // it was turned, as all was done
+        }
         // In a damaged file it may be of what is still to be sent.
         if index >= self.page(offset.page()).cursor().count {
             return false;

@@ -168,6 +168,7 @@ impl OpenFile {
         };
         let in_use = is_in_use(&self.file, self.map.memory());
         let cause = what_is_wrong(self.map.memory(), header, here, in_use);
+        let coherent = (header.boot_id, header.device, header.inode) == here;
         let mark = |header: &mut Header, here| {
             (header.boot_id, header.device, header.inode) = here;
             header.clean = false;
@@ -186,6 +187,10 @@ impl OpenFile {
             }
             tracing::info!(path = %path.display(), ?cause, "recovering");
             if cause == Cause::Poisoned {
+                if coherent {
+                    // What was done is not handed out again: nothing was lost but the syncs.
+                    Group::all(self.map.memory()).for_each(Group::settle);
+                }
                 recovery::write_again(self.map.memory());
                 sync(&self.file, &self.map).map_err(failed(path, "sync it"))?;
             }

@@ -22,7 +22,7 @@ use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
 use std::ops::Deref;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, fence};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -415,6 +415,7 @@ impl Shared {
     #[inline]
     pub fn is_waited_for(&self, group: Group<'_>) -> bool {
         if let Durability::Interval { .. } = self.durability {
+            fence(SeqCst); // ORDER[changed]: that it is done was a plain store
             self.syncs.note_change();
         }
         let [_, senders] = self.memory().sleepers();

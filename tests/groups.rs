@@ -654,3 +654,44 @@ fn names_have_1_to_128_bytes() {
     expected.sort();
     assert_eq!(known, expected);
 }
+
+/// A receiver that is done and does not receive again keeps nobody from anything: not from its claim cell, its
+/// group's number, or the page of what it is done with.
+#[test]
+fn who_is_done_and_idle_holds_up_nobody() {
+    let (_dir, channel) = open_new(small().max_held(1).max_groups(2));
+    let (mut idle, mut other) = (channel.blocking_subscribe("a").unwrap(), channel.blocking_subscribe("b").unwrap());
+    let tx = channel.sender();
+    (0..3).for_each(|n| drop(tx.blocking_send(body(n, 64)).unwrap()));
+    assert_eq!(number(&idle.try_recv().unwrap()), 0);
+    let stats = channel.groups();
+    assert_eq!((stats[0].lag, stats[0].held, stats[1].lag), (2, 0, 3));
+    // The only cell of the group.
+    let mut next = idle.clone();
+    assert_eq!(number(&next.try_recv().unwrap()), 1);
+    assert_eq!(number(&idle.try_recv().unwrap()), 2);
+    assert_eq!(drain_numbers(&mut other), [0, 1, 2]);
+
+    // All pages, while nobody receives any more.
+    let turned = channel.stats().page_turns;
+    let mut sent = 3;
+    while channel.stats().page_turns < turned + 5 {
+        tx.try_send(body(sent, 64)).unwrap();
+        assert_eq!(number(&idle.try_recv().unwrap()), sent);
+        assert_eq!(number(&other.try_recv().unwrap()), sent);
+        sent += 1;
+    }
+
+    // A number, though the page of the message has gone.
+    tx.blocking_send(body(sent, 64)).unwrap();
+    let held = idle.try_recv().unwrap();
+    channel.remove_group("a", true).unwrap();
+    drop(held);
+    let turned = channel.stats().page_turns;
+    while channel.stats().page_turns < turned + 3 {
+        other.try_recv().unwrap();
+        tx.try_send(vec![b'x'; channel.sender().max_message_len()]).unwrap();
+    }
+    channel.blocking_subscribe("c").unwrap();
+    drop(idle);
+}

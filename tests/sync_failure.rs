@@ -298,3 +298,25 @@ fn a_failure_between_two_syncs_is_heard_by_all_who_wait() {
         }
     });
 }
+
+/// What was finished is finished also where the channel is poisoned and its receiver killed.
+#[test]
+fn what_was_done_is_not_handed_out_again() {
+    let dir = Dir::new();
+    let channel = small().blocking_open(dir.file()).unwrap();
+    channel.blocking_subscribe("child").unwrap();
+    (0..5).for_each(|n| drop(channel.sender().blocking_send(body(n, 64)).unwrap()));
+    drop(channel);
+    let mut process = Process::puppet(&dir.file());
+    assert_eq!(process.ask("subscribe child"), "subscribed");
+    for n in 0..3 {
+        assert_eq!(process.ask("recv child"), format!("{n} 1"));
+    }
+    process.kill();
+    drop(process);
+    let file = std::fs::File::options().write(true).open(dir.file()).unwrap();
+    file.write_all_at(&1u64.to_le_bytes(), POISON).unwrap();
+    let channel = Options::new().blocking_open(dir.file()).unwrap();
+    assert_eq!(channel.recovered().unwrap().cause, Cause::Poisoned);
+    assert_eq!(drain_numbers(&mut channel.blocking_subscribe("child").unwrap()), [3, 4]);
+}
