@@ -54,6 +54,7 @@ pub fn child(args: &[String]) {
     process::serve(|_| match what.as_str() {
         "tasks" => vec![tasks(dir)],
         "threads" => vec![threads(dir)],
+        "ticks" => vec![ticks()],
         "memory" => memory(dir),
         _ => panic!("nothing called {what}"),
     });
@@ -78,6 +79,16 @@ fn threads(dir: &Path) -> f64 {
         let mut receiver = receiver.clone();
         thread::spawn(move || receiver.blocking_recv().map(|message| message.len()));
     }
+    watch()
+}
+
+/// One thread that only wakes up twenty times a second: what a clock costs here.
+fn ticks() -> f64 {
+    thread::spawn(|| {
+        loop {
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
     watch()
 }
 
@@ -106,15 +117,17 @@ pub fn idle(args: &Args, report: &mut Report) {
         Process::start(what, &["idle", what], dir.path(), &[]).ask("")
     };
     println!("\n# Idle\n");
-    let (of_tasks, of_threads) = (ask("tasks")[0], ask("threads")[0]);
+    let (of_tasks, of_threads, of_ticks) = (ask("tasks")[0], ask("threads")[0], ask("ticks")[0]);
     println!("{TASKS} tasks in recv, {WATCHED:?}: {of_tasks:.2} % of a core");
     println!("{THREADS} threads in blocking_recv, {WATCHED:?}: {of_threads:.2} % of a core");
+    println!("1 thread that only wakes up twenty times a second: {of_ticks:.2} % of a core");
     let [channel, sender, receiver] = ask("memory").try_into().unwrap();
     println!("memory beside the file: {channel:.0} bytes for a channel ({CHANNELS} open files)");
     println!("    {sender:.0} bytes for a clone of a sender, {receiver:.0} for one of a receiver ({HANDLES} each)");
     let figures = json!({
         "tasks": TASKS, "percent_of_a_core_tasks": of_tasks,
         "threads": THREADS, "percent_of_a_core_threads": of_threads,
+        "percent_of_a_core_bare_ticks": of_ticks,
         "bytes_per_channel": channel, "bytes_per_sender": sender, "bytes_per_receiver": receiver,
     });
     report.add("idle", figures);
