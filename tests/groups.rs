@@ -662,7 +662,9 @@ fn who_is_done_and_idle_holds_up_nobody() {
     let (_dir, channel) = open_new(small().max_held(1).max_groups(2));
     let (mut idle, mut other) = (channel.blocking_subscribe("a").unwrap(), channel.blocking_subscribe("b").unwrap());
     let tx = channel.sender();
-    (0..3).for_each(|n| drop(tx.blocking_send(body(n, 64)).unwrap()));
+    for n in 0..3 {
+        tx.blocking_send(body(n, 64)).unwrap();
+    }
     assert_eq!(number(&idle.try_recv().unwrap()), 0);
     let stats = channel.groups();
     assert_eq!((stats[0].lag, stats[0].held, stats[1].lag), (2, 0, 3));

@@ -305,7 +305,9 @@ fn what_was_done_is_not_handed_out_again() {
     let dir = Dir::new();
     let channel = small().blocking_open(dir.file()).unwrap();
     channel.blocking_subscribe("child").unwrap();
-    (0..5).for_each(|n| drop(channel.sender().blocking_send(body(n, 64)).unwrap()));
+    for n in 0..5 {
+        channel.sender().blocking_send(body(n, 64)).unwrap();
+    }
     drop(channel);
     let mut process = Process::puppet(&dir.file());
     assert_eq!(process.ask("subscribe child"), "subscribed");
