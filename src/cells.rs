@@ -364,8 +364,8 @@ impl<'a> ClaimCell<'a> {
         self.change(held, held.put_back(u64::from(held.attempts())))
     }
 
-    /// From exactly `from` -> FREE: false if it had changed. (The look for who waits for a cell or for room
-    /// comes after it: ORDER[sleep].)
+    /// From exactly `from` -> FREE: false if it had changed. The look for who waits for a cell or for room
+    /// comes after it (`ORDER[sleep]`).
     #[inline]
     pub fn free(self, from: ClaimWord) -> bool {
         self.change(from, from.free())
