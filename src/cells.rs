@@ -1,9 +1,9 @@
 //! Claim cells: what is said of one message that was handed out and is not done.
 //!
 //! **Claim cell** `{epoch 32, attempts 12, owner 16, kind 1, state 3}`, the offset, the time taken,
-//! three counters, and how far it was extended (extend.rs). FREE -> TAKEN -> INTENT -> HELD -> DONE -> FREE, or HELD -> RETURNED -> HELD, or
-//! RETURNED -> GONE -> FREE. Every INTENT and every taking of a RETURNED cell has a new epoch. The
-//! offset is stored only by the owner, and only while the cell is TAKEN.
+//! three counters, the extent, and what of it is done (extend.rs). FREE -> TAKEN -> INTENT -> HELD ->
+//! DONE -> FREE, or HELD -> RETURNED -> HELD, or RETURNED -> GONE -> FREE. Every INTENT and every taking of a
+//! RETURNED cell has a new epoch. The offset is stored only by the owner, and only while the cell is TAKEN.
 //!
 //! - **Invariant (claim).** An INTENT is a claim if and only if the group's cursor in its offset's
 //!   page names the cell and stands right behind that index. Whoever moves that cursor on first makes

@@ -17,9 +17,9 @@
 //! - Ack bits are set when the claim ends. Until then whoever needs them sets them for the owner
 //!   ([`Group::settle`]), and ends a claim that only waits to be extended. A cell leaves a claim only after
 //!   the ack bits of what its owner is done with are set.
-//! - A receiver that waits has ended its claim before. One that neither waits nor holds a message does not
-//!   look who waits for what it is done with after a fence, only before the store is seen: those find it at
-//!   the watcher's next tick.
+//! - A receiver that waits has ended its claim before. Who is done with a message looks for those who wait
+//!   for its page or its cell, but without a fence after its store: one who begins to wait at that moment
+//!   finds it when this receiver receives again, or at the watcher's next tick.
 //! - Under `DropOldest`, and of leases, no claim is extended.
 #![forbid(unsafe_code)]
 

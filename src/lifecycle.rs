@@ -250,8 +250,11 @@ impl<'a> Group<'a> {
 
     fn is_vacant(mem: Memory<'a>, number: usize) -> bool {
         let is_free = Self::at(mem, number).is_none_or(|g| {
-            g.settle();
-            g.is_removed() && g.holds_nothing()
+            g.is_removed() && {
+                // Claims that only wait to be extended hold nothing.
+                g.settle();
+                g.holds_nothing()
+            }
         });
         is_free && Self::any(mem, number).instance() + 1 < MAX_INSTANCE
     }

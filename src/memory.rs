@@ -174,7 +174,7 @@ impl<'a> Memory<'a> {
         at..at + ENTRY * 8
     }
 
-    /// A claim cell: state word, offset, time of taking, three counters.
+    /// A claim cell: state word, offset, time of taking, three counters, extent, what is done.
     #[inline]
     pub fn claim_cell(&self, group: usize, cell: usize) -> &'a [AtomicU64; 8] {
         let at = self.layout.claim_cells + (group * self.layout.geometry.max_held + cell) * LINE;

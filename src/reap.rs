@@ -105,7 +105,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Whether an INTENT of `offset` in this cell is a claim.
+    /// Whether an INTENT of `first` in this cell is a claim.
     fn names(&self, cell: usize, first: Offset) -> bool {
         let number = first.page();
         let (page, word) = self.in_page(number);
