@@ -2,7 +2,7 @@
 # Breaks one rule of the shipped code after the other, in a copy of the working tree, and demands
 # that the model named for it fails by an assertion (or by a deadlock that loom finds).
 #
-#   loom-tests/mutants.sh           all of them, about two minutes on two cores
+#   loom-tests/mutants.sh           all of them, about ten minutes on two cores
 #   loom-tests/mutants.sh WORD      those whose model or description contains WORD
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,7 +26,7 @@ run() {
 
 # A model that fails anyway would catch everything.
 build "the code as it is"
-LOOM_MAX_DURATION=3 timeout 120 "$models" >"$work/run.log" 2>&1 ||
+LOOM_MAX_DURATION=3 timeout 300 "$models" >"$work/run.log" 2>&1 ||
     { cat "$work/run.log" >&2; stop "the models fail with the code as it is"; }
 
 mutant commit_and_read 'a slot is committed without release' \
@@ -124,9 +124,7 @@ mutant removal_against_an_extended_claim 'who extends does not look at the group
             return Extended::Over;'
 
 mutant the_dead_had_extended_a_claim 'what the dead were done with is not acked' \
-    extend.rs '} else {
-            self.ack_before(offset, more);
-        }' '}'
+    extend.rs 'if done != 0 {' 'if done != 0 && index == usize::MAX {'
 
 mutant claim_and_claim 'the cursor is stored, not swapped' \
     claim.rs 'if cursor_word.compare_exchange(seen, claimed.word(tag), SeqCst, Relaxed).is_err() {' \
@@ -139,6 +137,34 @@ mutant half_a_removal_against_a_claim 'a claimer does not look at the group agai
 
 mutant removal_against_a_claim 'nobody looks for the messages of a removed group' \
     group.rs 'seen.word.kind() == Kind::Message' 'seen.word.kind() == Kind::Message && number == u64::MAX'
+
+mutant a_row_against_a_cell 'who takes a cell of a row does not look at the first' \
+    several.rs 'first.word.keeps_row()' '(first.word.keeps_row() && cell == 0)'
+
+mutant a_row_against_a_cell 'who takes a row does not look at the others' \
+    several.rs 'if (row + 1..row + ROW).all(' 'if (row + ROW..row + ROW).all('
+
+mutant a_row_against_a_cell 'who takes a cell of a row looks at the first without a fence' \
+    several.rs '        full_fence_after_rmw(); // ORDER[row]: with the fence in take_row' ''
+
+mutant removal_against_a_taking_out 'the remover frees what was given back only if nobody changes it' \
+    lifecycle.rs '&& !cell.free(word) {' '&& { cell.free(word); false } {'
+
+mutant what_was_given_back_together_comes_before_what_is_new 'a cell that changes is passed over' \
+    claim.rs 'let seen = cell.seen();' 'let seen = cell.read()?;'
+
+mutant a_cell_that_is_empty_is_used_again 'the cursor names a cell that is free' \
+    several.rs '            self.move_cursor_behind(number, seen);' ''
+
+mutant several_are_taken_out_once 'what is taken out is not noted' \
+    cells.rs 'while seen >> 32 == extent.epoch() && seen as u32 & bit == 0 {' \
+    'while seen >> 32 == extent.epoch() && seen as u32 & bit == 0 && bit == 0 {'
+
+mutant who_takes_one_of_several_dies 'who takes the next does not complete the taking before' \
+    several.rs '                taker.change(taken.word, taken.word.to(ClaimState::Held));' ''
+
+mutant who_takes_one_of_several_dies 'a reaper does not ask who was named' \
+    reap.rs '            || self.was_taken_out(cell, first)' ''
 
 mutant give_back_against_a_turn 'giving back does not look whether the page was lost' \
     reap.rs '(!self.is_current() || self.has_lost(offset.page())) && cell.lose(returned)' \

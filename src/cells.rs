@@ -1,12 +1,14 @@
 //! Claim cells: what is said of one message that was handed out and is not done.
 //!
-//! **Claim cell** `{epoch 32, attempts 12, owner 16, kind 1, state 3}`, the offset, the time taken,
+//! **Claim cell** `{epoch 32, attempts 12, row 1, owner 15, kind 1, state 3}`, the offset, the time taken,
 //! three counters, the extent, and what of it is done (extend.rs). FREE -> TAKEN -> INTENT -> HELD ->
-//! DONE -> FREE, or HELD -> RETURNED -> HELD, or RETURNED -> GONE -> FREE. Every INTENT and every taking of a
-//! RETURNED cell has a new epoch. The offset is stored only by the owner, and only while the cell is TAKEN.
+//! DONE -> FREE, or HELD -> RETURNED -> HELD, or RETURNED -> GONE -> FREE; of several messages that went out
+//! together HELD -> SEVERAL -> FREE (several.rs). Every INTENT, every taking of a RETURNED cell and every
+//! change of a SEVERAL one has a new epoch. The offset is stored only by the owner, and only while the cell
+//! is TAKEN.
 //!
 //! - **Invariant (claim).** An INTENT is a claim if and only if the group's cursor in its offset's
-//!   page names the cell and stands right behind that index. Whoever moves that cursor on first makes
+//!   page names the cell and stands right behind that index, or a SEVERAL word names it. Whoever moves that cursor on first makes
 //!   such an INTENT HELD, so that no claim is ever anonymous. (A cursor may name a cell by a claim
 //!   that is over. So an owner looks at the cursor once more after it took the cell: as long as it
 //!   has the cell, nobody but itself makes a cursor name it.)
@@ -21,7 +23,7 @@
 #![forbid(unsafe_code)]
 
 use crate::Offset;
-use crate::layout::GroupCursor;
+use crate::layout::{Acks, GroupCursor};
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
 use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -44,6 +46,8 @@ pub enum ClaimState {
     Returned = 5,
     /// Given back, and its page has gone; it may not be counted yet.
     Gone = 6,
+    /// Given back, with several messages: receivers take them out of it, one by one.
+    Several = 7,
 }
 
 /// Whether a claim can be taken away.
@@ -77,13 +81,14 @@ impl Count {
     }
 }
 
-/// A claim cell's word: `{epoch 32, attempts 12, owner 16, kind 1, state 3}`.
+/// A claim cell's word: `{epoch 32, attempts 12, row 1, owner 15, kind 1, state 3}`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClaimWord(u64);
 
 impl ClaimWord {
     /// Deliveries that the word can count.
     pub const MAX_ATTEMPTS: u64 = (1 << 12) - 1;
+    const ROW: u64 = 1 << 19;
 
     #[inline]
     fn new(state: ClaimState, kind: Kind, owner: usize, attempts: u64, epoch: u64) -> Self {
@@ -101,6 +106,7 @@ impl ClaimWord {
             4 => ClaimState::Done,
             5 => ClaimState::Returned,
             6 => ClaimState::Gone,
+            7 => ClaimState::Several,
             _ => ClaimState::Free,
         }
     }
@@ -113,7 +119,13 @@ impl ClaimWord {
 
     /// The open that uses it.
     pub fn owner(self) -> usize {
-        (self.0 >> 4 & 0xffff) as usize
+        (self.0 >> 4 & 0x7fff) as usize
+    }
+
+    /// Whether it keeps the row that it begins (several.rs).
+    #[inline]
+    pub fn keeps_row(self) -> bool {
+        self.0 & Self::ROW != 0
     }
 
     /// Deliveries before this one; saturating.
@@ -138,6 +150,12 @@ impl ClaimWord {
         (self.epoch() + 1) & u64::from(u32::MAX)
     }
 
+    /// The same in the next claim.
+    #[inline]
+    fn next(self) -> Self {
+        Self(self.next_epoch() << 32 | self.0 & u64::from(u32::MAX))
+    }
+
     /// Nobody's.
     #[inline]
     pub fn free(self) -> Self {
@@ -147,6 +165,18 @@ impl ClaimWord {
     /// Given back, after one more delivery.
     pub fn returned(self) -> Self {
         self.put_back(u64::from(self.attempts()) + 1)
+    }
+
+    /// Given back with several messages; `taken` is the last that was taken out since: by which cell, and
+    /// its place in the ack word.
+    pub fn several(self, taken: Option<(usize, u32)>) -> Self {
+        let (cell, bit) = taken.map_or((0, 0), |(cell, bit)| (cell + 1, bit));
+        Self::new(ClaimState::Several, Kind::Message, cell, u64::from(bit), self.next_epoch())
+    }
+
+    /// Which message was taken out of one with several last.
+    pub fn taken(self) -> Option<(usize, u32)> {
+        self.owner().checked_sub(1).map(|cell| (cell, self.attempts() % 32))
     }
 
     fn put_back(self, attempts: u64) -> Self {
@@ -164,6 +194,11 @@ impl Extent {
     #[inline]
     fn new(epoch: u64, sealed: bool) -> Self {
         Self(epoch << 32 | if sealed { Self::SEALED } else { 0 })
+    }
+
+    #[inline]
+    fn epoch(self) -> u64 {
+        self.0 >> 32
     }
 
     /// Messages behind the first.
@@ -200,20 +235,35 @@ impl Seen {
         Offset::from_u64(self.first.as_u64() - bit + last)
     }
 
-    /// Whether its owner is done with that, and keeps the claim only to extend it.
+    /// Another message in its ack word.
+    pub fn offset_at(&self, bit: u32) -> Offset {
+        Offset::from_u64(self.first.as_u64() & !31 | u64::from(bit))
+    }
+
+    /// What of its messages its owner is done with, by their bits in the ack word; or what was taken out
+    /// of one with several.
+    pub fn done(&self) -> u32 {
+        if self.done >> 32 == self.extent.epoch() { self.done as u32 & self.range() } else { 0 }
+    }
+
+    /// The others.
+    pub fn undone(&self) -> u32 {
+        self.range() & !self.done()
+    }
+
+    fn range(&self) -> u32 {
+        Acks::range(self.offset().index() as usize, self.extent.more())
+    }
+
+    /// Whether its owner is done with all of them, and keeps the claim only to extend it.
     pub fn is_done(&self) -> bool {
-        self.word.state() == ClaimState::Held && self.done == done_word(self.word, self.extent)
+        self.word.state() == ClaimState::Held && self.undone() == 0
     }
 
     /// Whether it says of a message that it is in somebody's hand.
     pub fn is_in_use(&self) -> bool {
         matches!(self.word.state(), ClaimState::Intent | ClaimState::Held) && !self.is_done()
     }
-}
-
-#[inline]
-fn done_word(word: ClaimWord, extent: Extent) -> u64 {
-    word.epoch() << 32 | (extent.more() as u64 + 1)
 }
 
 const OFFSET: usize = 1;
@@ -262,6 +312,16 @@ impl<'a> ClaimCell<'a> {
         (self.load() == word).then_some(seen)
     }
 
+    /// The same, read again until it did not change meanwhile.
+    #[inline]
+    pub fn seen(self) -> Seen {
+        loop {
+            if let Some(seen) = self.read() {
+                return seen;
+            }
+        }
+    }
+
     /// One transition; false if somebody else made another first.
     #[inline]
     pub fn change(self, from: ClaimWord, to: ClaimWord) -> bool {
@@ -275,15 +335,21 @@ impl<'a> ClaimCell<'a> {
         self.line.iter().all(|word| word.load(Acquire) == 0)
     }
 
-    /// FREE -> TAKEN, by `owner`.
+    /// FREE -> TAKEN, by `owner`, for a message that was delivered so often.
     #[inline]
-    pub fn take(self, owner: usize, kind: Kind) -> Option<ClaimWord> {
+    pub fn take(self, owner: usize, kind: Kind, attempts: u64) -> Option<ClaimWord> {
         let free = self.load();
-        if free.state() != ClaimState::Free {
-            return None;
-        }
-        let taken = ClaimWord::new(ClaimState::Taken, kind, owner, 0, free.next_epoch());
-        self.change(free, taken).then_some(taken)
+        let taken = ClaimWord::new(ClaimState::Taken, kind, owner, attempts, free.next_epoch());
+        (free.state() == ClaimState::Free && self.change(free, taken)).then_some(taken)
+    }
+
+    /// FREE -> TAKEN, by `owner`, with its row.
+    #[inline]
+    pub fn take_with_row(self, owner: usize) -> Option<ClaimWord> {
+        let free = self.load();
+        let taken = ClaimWord::new(ClaimState::Taken, Kind::Message, owner, 0, free.next_epoch());
+        let taken = ClaimWord(taken.0 | ClaimWord::ROW);
+        (free.state() == ClaimState::Free && self.change(free, taken)).then_some(taken)
     }
 
     /// TAKEN or an INTENT that came to nothing -> INTENT of `offset`, never to be extended if it is
@@ -292,13 +358,14 @@ impl<'a> ClaimCell<'a> {
     pub fn intend(self, mine: ClaimWord, offset: u64, now: u32, sealed: bool) -> (ClaimWord, Extent) {
         let mut taken = mine;
         if mine.state() == ClaimState::Intent {
-            taken = ClaimWord::new(ClaimState::Taken, mine.kind(), mine.owner(), 0, mine.next_epoch());
+            taken = mine.to(ClaimState::Taken).next();
             self.word().store(taken.0, Release);
         }
         let extent = Extent::new(taken.epoch(), sealed);
         self.line[OFFSET].store(offset, Release); // ORDER[operand]: who reads it sees TAKEN before it
         self.line[EXTENT].store(extent.0, Release); // ORDER[operand]
-        self.line[DONE].store(0, Release); // that of a claim of long ago might have the same epoch
+        // Also as that of a claim of long ago might have the same epoch.
+        self.line[DONE].store(extent.epoch() << 32, Release); // ORDER[operand]
         self.say_taken_at(taken, now);
         let intent = taken.to(ClaimState::Intent);
         self.word().store(intent.0, Release); // ORDER[claim cell]
@@ -308,7 +375,18 @@ impl<'a> ClaimCell<'a> {
     /// One message more, by the owner: nothing if it was sealed.
     #[inline]
     pub fn extend(self, from: Extent) -> Option<Extent> {
-        let to = Extent(from.0 + 1);
+        self.swap_extent(from, Extent(from.0 + 1))
+    }
+
+    /// So many messages more, and never any again, by the owner: nothing if it was sealed.
+    #[inline]
+    pub fn extend_and_seal(self, from: Extent, more: usize) -> Option<Extent> {
+        let to = Extent((from.0 + more as u64) | Extent::SEALED);
+        if from.is_sealed() { None } else { self.swap_extent(from, to) }
+    }
+
+    #[inline]
+    fn swap_extent(self, from: Extent, to: Extent) -> Option<Extent> {
         // ORDER[extent] Acquire: after whoever sealed it. SeqCst: before the look at the group's state.
         self.line[EXTENT].compare_exchange(from.0, to.0, SeqCst, Acquire).is_ok().then_some(to)
     }
@@ -321,12 +399,29 @@ impl<'a> ClaimCell<'a> {
             || self.line[EXTENT].compare_exchange(from.0, from.0 | Extent::SEALED, AcqRel, Relaxed).is_ok()
     }
 
-    /// Says that the owner is done with the message that it extended to.
+    /// Says that the owner is done with these, all that it ever was done with in this claim.
     #[inline]
-    pub fn say_done(self, held: ClaimWord, extent: Extent) {
+    pub fn say_done(self, extent: Extent, bits: u32) {
         // ORDER[ack] Release: the reading of the bytes comes before the turn of whoever sees this and sets
         // the ack bit. The owner's own word.
-        self.line[DONE].store(done_word(held, extent), Release);
+        self.line[DONE].store(extent.epoch() << 32 | u64::from(bits), Release);
+    }
+
+    /// Says that the owner is done with one of several, on any of its threads: all that it is done with.
+    #[inline]
+    pub fn say_one_done(self, bit: u32) -> u32 {
+        (self.line[DONE].fetch_or(u64::from(bit), SeqCst) as u32) | bit // ORDER[ack], as above
+    }
+
+    /// Says that a message was taken out of one with several: by whoever took it, or helps.
+    pub fn say_taken_out(self, extent: Extent, bit: u32) {
+        let mut seen = self.line[DONE].load(Acquire);
+        while seen >> 32 == extent.epoch() && seen as u32 & bit == 0 {
+            match self.line[DONE].compare_exchange(seen, seen | u64::from(bit), AcqRel, Acquire) {
+                Ok(_) => return,
+                Err(other) => seen = other,
+            }
+        }
     }
 
     #[inline]

@@ -15,9 +15,9 @@
 //!   offset first.
 #![forbid(unsafe_code)]
 
-use crate::cells::{ClaimState, ClaimWord, Extent, Kind, Seen};
+use crate::cells::{ClaimCell, ClaimState, ClaimWord, Extent, Kind, Seen};
 use crate::group::Group;
-use crate::layout::{GroupCursor, Layout, PageState, SlotState};
+use crate::layout::{Acks, GroupCursor, Layout, PageState, SlotState};
 use crate::page::Place;
 use crate::ring::{Next, Ring};
 use crate::sync::{Ordering, full_fence_after_rmw};
@@ -41,8 +41,10 @@ pub struct Claim {
     pub record: Place,
     /// How far it was extended.
     pub extent: Extent,
-    /// Whether it may be extended when its message is done (extend.rs).
+    /// Whether it may be extended: when its message is done (extend.rs), or at once (several.rs).
     pub goes_on: bool,
+    /// The messages of this claim that went out together, by their bits in the ack word; none if it is one.
+    pub together: u32,
 }
 
 /// Why nothing was claimed.
@@ -71,6 +73,10 @@ pub struct Hand {
     pub page: u64,
     /// Where it looks for a claim cell first.
     pub cell: usize,
+    /// Where it looks for a row first; a row's first cell, or none.
+    pub row: usize,
+    /// When it takes a lease, in milliseconds of the monotonic clock.
+    pub now: u32,
     /// The group's count of returns when it last found none.
     pub seen_returns: Option<u64>,
     /// What it claimed last. It stays in place, as copying it about costs more than the claim.
@@ -82,8 +88,8 @@ impl Hand {
     pub fn new(owner: usize, page: u64, cell: usize) -> Self {
         let (word, offset, record) = (ClaimWord::default(), Offset::from_u64(0), Place::unread(0));
         let extent = Extent::default();
-        let claim = Claim { group: 0, state: 0, cell: 0, word, offset, record, extent, goes_on: false };
-        Self { owner, page, cell, seen_returns: None, claim }
+        let claim = Claim { group: 0, state: 0, cell: 0, word, offset, record, extent, goes_on: false, together: 0 };
+        Self { owner, page, cell, row: 0, now: 0, seen_returns: None, claim }
     }
 }
 
@@ -99,15 +105,24 @@ enum Step {
     Removed,
 }
 
-/// How a message is to be handed out.
-#[derive(Clone, Copy, Debug)]
-pub struct How {
-    /// Whether it can be taken away.
-    pub kind: Kind,
-    /// The time that a lease is taken, in milliseconds of the monotonic clock.
-    pub now: u32,
-    /// Whether the claim may be extended: it is a message, and the only one in the receiver's hand.
-    pub goes_on: bool,
+/// What a receiver wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// One message after the other: the next when it is done with this one.
+    Message,
+    /// Several messages that go out together.
+    Several,
+    /// A message that is out while others are received.
+    Owned,
+    /// A copy that can be taken away.
+    Lease,
+}
+
+impl Want {
+    #[inline]
+    pub(crate) fn kind(self) -> Kind {
+        if self == Self::Lease { Kind::Lease } else { Kind::Message }
+    }
 }
 
 impl<'a> Group<'a> {
@@ -122,30 +137,44 @@ impl<'a> Group<'a> {
         self,
         ring: &Ring<'a>,
         hand: &mut Hand,
-        how: How,
+        want: Want,
         copy: &mut Vec<u8>,
         patient: bool,
     ) -> Result<(), Nothing> {
         let copy_first = !self.pins();
-        let mut settled = false;
+        // Without a free cell first what only waits to be extended is settled, then what needs none is taken.
+        let (mut settled, mut without_cell) = (false, false);
         loop {
             if copy_first && let Some(n) = self.unreported_loss() {
                 return Err(Nothing::Lagged(n));
             }
             let returns = self.returns().load(SeqCst);
             if hand.seen_returns != Some(returns) {
-                let Some((cell, seen)) = self.lowest_returned() else {
+                let Some((cell, seen)) = self.lowest_returned(without_cell) else {
+                    if without_cell {
+                        return Err(Nothing::NoCell);
+                    }
                     hand.seen_returns = Some(returns);
                     continue;
                 };
-                if !self.retake(cell, &seen, hand, how, copy, copy_first) {
-                    if self.is_current() {
-                        continue;
-                    }
-                    return Err(Nothing::Removed);
+                let taken = match seen.word.state() {
+                    ClaimState::Several => self.take_out(cell, hand, want),
+                    _ => Some(self.retake(cell, &seen, hand, want, copy, copy_first)),
+                };
+                if taken.is_none() {
+                    without_cell = settled;
+                    self.settle();
+                    settled = true;
+                    continue;
+                }
+                (settled, without_cell) = (false, false);
+                match taken {
+                    Some(true) => {}
+                    _ if !self.is_current() => return Err(Nothing::Removed),
+                    _ => continue,
                 }
             } else {
-                match self.step(hand, how, copy, copy_first) {
+                match self.step(hand, want, copy, copy_first) {
                     Step::Claimed => {}
                     Step::Empty | Step::Unfinished if !self.is_current() => return Err(Nothing::Removed),
                     Step::Unfinished if patient && self.resolve_hole(ring, hand.page) => continue,
@@ -173,7 +202,6 @@ impl<'a> Group<'a> {
                         return Err(Nothing::Empty);
                     }
                     Step::NoCell if !settled => {
-                        // Some may only wait to be extended.
                         self.settle();
                         settled = true;
                         continue;
@@ -182,7 +210,7 @@ impl<'a> Group<'a> {
                     Step::Removed => return Err(Nothing::Removed),
                 }
             }
-            if copy_first || self.verify(&mut hand.claim, how, copy) {
+            if copy_first || self.verify(&mut hand.claim, want.kind(), copy) {
                 return Ok(());
             }
             self.pass_over(&hand.claim);
@@ -191,7 +219,7 @@ impl<'a> Group<'a> {
 
     /// One look at the cursor in the page where the hand stands.
     #[inline]
-    fn step(&self, hand: &mut Hand, how: How, copy: &mut Vec<u8>, copy_first: bool) -> Step {
+    fn step(&self, hand: &mut Hand, want: Want, copy: &mut Vec<u8>, copy_first: bool) -> Step {
         let layout = self.mem.layout;
         let number = hand.page;
         let (page, cursor_word) = self.in_page(number);
@@ -245,7 +273,10 @@ impl<'a> Group<'a> {
                 continue;
             }
             let Some((number_of_cell, word)) = mine else {
-                let Some(taken) = self.take_cell(hand, how.kind) else { break Step::NoCell };
+                let once = layout.geometry.max_attempts == 1;
+                let with_row = want == Want::Several && !copy_first && !once && self.can_go_on(index);
+                let row = if with_row { self.take_row(hand) } else { None };
+                let Some(taken) = row.or_else(|| self.take_cell(hand, want.kind(), 0)) else { break Step::NoCell };
                 mine = Some(taken);
                 // Again, now that it has the cell: the cursor may have come to name it meanwhile, by a
                 // claim that is over and went as far as this index (cells.rs); and a removed group keeps
@@ -253,10 +284,14 @@ impl<'a> Group<'a> {
                 continue;
             };
             let cell = self.cell(number_of_cell);
-            // Others claim, too: they would only have to seal it.
-            let alone = cursor.cell.is_none_or(|last| last == number_of_cell);
-            let goes_on = how.goes_on && alone && !copy_first && self.can_go_on(index);
-            let (intent, extent) = cell.intend(word, offset.as_u64(), how.now, !goes_on);
+            let goes_on = match want {
+                // Where others claim, too, they would only have to seal it.
+                Want::Message => cursor.cell.is_none_or(|last| last == number_of_cell),
+                Want::Several => word.keeps_row(),
+                Want::Owned | Want::Lease => false,
+            };
+            let goes_on = goes_on && !copy_first && self.can_go_on(index);
+            let (intent, extent) = cell.intend(word, offset.as_u64(), hand.now, !goes_on);
             // What the cursor names by this cell was over when this receiver took it.
             if cursor.cell != Some(number_of_cell) && !self.end_at(&frontier) {
                 mine = Some((number_of_cell, intent));
@@ -280,7 +315,7 @@ impl<'a> Group<'a> {
             }
             let held = intent.to(ClaimState::Held);
             let (group, state, cell) = (self.number() as u32, self.state(), number_of_cell as u32);
-            hand.claim = Claim { group, state, cell, word: held, offset, record: place, extent, goes_on };
+            hand.claim = Claim { group, state, cell, word: held, offset, record: place, extent, goes_on, together: 0 };
             return Step::Claimed;
         };
         if let Some((cell, word)) = mine {
@@ -293,21 +328,31 @@ impl<'a> Group<'a> {
 
     /// Takes a free cell: that of the claim before, or the first behind it.
     #[inline]
-    fn take_cell(&self, hand: &mut Hand, kind: Kind) -> Option<(usize, ClaimWord)> {
+    pub(crate) fn take_cell(&self, hand: &mut Hand, kind: Kind, attempts: u64) -> Option<(usize, ClaimWord)> {
         let cells = self.mem.layout.geometry.max_held;
         let mut cell = hand.cell;
         for _ in 0..cells {
-            let used = self.cells_used();
-            if used.load(Acquire) <= cell as u64 {
-                used.fetch_max(cell as u64 + 1, SeqCst);
-            }
-            if let Some(word) = self.cell(cell).take(hand.owner, kind) {
-                hand.cell = cell;
-                return Some((cell, word));
+            self.use_cell(cell);
+            if let Some(word) = self.cell(cell).take(hand.owner, kind, attempts) {
+                if self.is_kept(cell) {
+                    self.cell(cell).free(word);
+                } else {
+                    hand.cell = cell;
+                    return Some((cell, word));
+                }
             }
             cell = if cell + 1 < cells { cell + 1 } else { 0 };
         }
         None
+    }
+
+    /// Whoever looks at all cells looks at this one, too, from now on.
+    #[inline]
+    pub(crate) fn use_cell(&self, cell: usize) {
+        let used = self.cells_used();
+        if used.load(Acquire) <= cell as u64 {
+            used.fetch_max(cell as u64 + 1, SeqCst);
+        }
     }
 
     /// Whether a claim keeps its page from being turned.
@@ -319,9 +364,9 @@ impl<'a> Group<'a> {
     /// Verifies a claimed message: a message where it lies, as its claim pins the page; a lease as a
     /// copy, as its page goes if the group is removed.
     #[inline]
-    fn verify(&self, claim: &mut Claim, how: How, copy: &mut Vec<u8>) -> bool {
+    fn verify(&self, claim: &mut Claim, kind: Kind, copy: &mut Vec<u8>) -> bool {
         let page = self.page(claim.offset.page());
-        match how.kind {
+        match kind {
             Kind::Message => page.verify(self.mem.uuid, claim.offset.as_u64(), &mut claim.record),
             Kind::Lease => page.copy(self.mem.uuid, claim.offset.as_u64(), &mut claim.record, copy),
         }
@@ -360,20 +405,26 @@ impl<'a> Group<'a> {
 
     /// Whether a message was given back by one who died before it could say so.
     fn overlooked_return(self, hand: &mut Hand) -> bool {
-        let overlooked = self.lowest_returned().is_some();
+        let overlooked = self.lowest_returned(false).is_some();
         if overlooked {
             hand.seen_returns = None;
         }
         overlooked
     }
 
-    fn lowest_returned(self) -> Option<(usize, Seen)> {
+    /// `alone` is whether only one that was given back alone will do: it has its cell.
+    fn lowest_returned(self, alone: bool) -> Option<(usize, Seen)> {
         let returned = self.cells().enumerate().filter_map(|(i, cell)| {
-            let seen = cell.read()?;
-            let valid = self.is_deliverable(seen.word) && (seen.offset().index() as usize) < self.mem.layout.slots;
-            valid.then_some((i, seen))
+            // One that changes meanwhile may have more.
+            let seen = cell.seen();
+            let offset = match seen.word.state() {
+                ClaimState::Several if alone => return None,
+                ClaimState::Several => self.lowest_left(&seen)?,
+                _ => Some(seen.offset()).filter(|_| self.is_deliverable(seen.word))?,
+            };
+            ((offset.index() as usize) < self.mem.layout.slots).then_some((i, seen, offset))
         });
-        returned.min_by_key(|(_, seen)| seen.offset())
+        returned.min_by_key(|&(_, _, offset)| offset).map(|(cell, seen, _)| (cell, seen))
     }
 
     /// The group's cursor in page `number`, and the next index to be claimed there.
@@ -393,7 +444,7 @@ impl<'a> Group<'a> {
         cell: usize,
         seen: &Seen,
         hand: &mut Hand,
-        how: How,
+        want: Want,
         copy: &mut Vec<u8>,
         copy_first: bool,
     ) -> bool {
@@ -418,15 +469,16 @@ impl<'a> Group<'a> {
             }
             return false;
         }
-        let Some(held) = self.cell(cell).retake(word, hand.owner, how.kind, how.now) else { return false };
+        let Some(held) = self.cell(cell).retake(word, hand.owner, want.kind(), hand.now) else { return false };
         full_fence_after_rmw(); // ORDER[group state]
         if !self.is_current() {
             self.cell(cell).free(held);
             return false;
         }
         self.count_redelivery(self.cell(cell), held);
-        let (group, state, cell, extent) = (self.number() as u32, self.state(), cell as u32, seen.extent);
-        hand.claim = Claim { group, state, cell, word: held, offset, record: place, extent, goes_on: false };
+        // What was before it in its claim is done.
+        let (group, state, cell, extent) = (self.number() as u32, self.state(), cell as u32, Extent::default());
+        hand.claim = Claim { group, state, cell, word: held, offset, record: place, extent, goes_on: false, together: 0 };
         true
     }
 
@@ -438,7 +490,7 @@ impl<'a> Group<'a> {
         // Without DONE only where the page stays until the bit is set: there a page that was turned
         // tells who finds the cell HELD that the message was done.
         let last = if claim.word.kind() == Kind::Message && self.pins() {
-            let last = self.set_done_over(page, index, claim.extent.more());
+            let last = self.set_all_done(page, index, Acks::range(index, claim.extent.more()));
             // It fails if somebody has settled what its owner had said it was done with.
             cell.free(claim.word);
             last
@@ -468,7 +520,11 @@ impl<'a> Group<'a> {
 
     /// Whether a message could be claimed now: what a sleeper's open looks for.
     pub fn has_more(&self, ring: &Ring<'a>) -> bool {
-        if self.cells().any(|c| self.is_deliverable(c.load())) {
+        let is_back = |cell: ClaimCell<'a>| match cell.load().state() {
+            ClaimState::Several => self.lowest_left(&cell.seen()).is_some(),
+            _ => self.is_deliverable(cell.load()),
+        };
+        if self.cells().any(is_back) {
             return true;
         }
         let mut number = self.page_hint().max(ring.tail().page);

@@ -506,7 +506,8 @@ pub enum TryRecvError {
     /// The group has had every message so far.
     #[error("there is no message")]
     Empty,
-    /// As many messages of the group are handed out as `max_held` allows.
+    /// As many messages of the group are handed out as `max_held` allows. (One that is receiving several at that
+    /// moment has room for 32.)
     #[error("{held} messages are held, and {undeliverable} wait to become dead letters, of {max} that max_held allows")]
     TooManyHeld {
         /// Messages handed out and not done.

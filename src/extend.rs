@@ -2,13 +2,13 @@
 //! finishing one claim and making another. Nobody else is told until somebody else claims, so a receiver
 //! that is alone in its group writes to lines of its own.
 //!
-//! **Extent** `{epoch 32, sealed 1, messages behind the first 5}`: the claim is of the last of them; with
-//! those before it its owner is done. **Done** `{epoch 32, messages 32}`: it is done with the last, too.
+//! **Extent** `{epoch 32, sealed 1, messages behind the first 5}`: how far the claim goes. **Done**
+//! `{epoch 32, bits 32}`: with what of that its owner is done.
 //!
 //! **Invariants.**
-//! - Only the owner extends, by one CAS of the extent, over a committed message, and only when it is done
-//!   with the message before. So a claim is of one message at a time, and nothing is claimed that is not
-//!   handed out. All messages of a claim are in one ack word.
+//! - Only the owner extends, by one CAS of the extent, over committed messages, and hands out at once what
+//!   it extends to: one when it is done with all before it, or several together (several.rs). So nothing is
+//!   claimed that is not handed out. All messages of a claim are in one ack word.
 //! - The group's cursor stays right behind the first of them. The next message is behind the extent of the
 //!   claim that the cursor names ([`Group::frontier`]). Who moves the cursor on seals that extent first, by
 //!   a CAS from exactly the extent that it saw; who finds it sealed extends no more. So every message is
@@ -27,7 +27,7 @@ use crate::Offset;
 use crate::cells::{ClaimCell, ClaimState, Kind, Seen, is_claim};
 use crate::claim::{Claim, Hand};
 use crate::group::Group;
-use crate::layout::{GroupCursor, SlotState};
+use crate::layout::{Acks, GroupCursor, SlotState};
 use crate::page::Place;
 use crate::sync::full_fence_after_rmw;
 
@@ -125,7 +125,8 @@ impl<'a> Group<'a> {
     /// Says that the owner is done with the message of a claim that goes on.
     #[inline]
     pub fn say_done(&self, claim: &Claim) {
-        self.cell(claim.cell as usize).say_done(claim.word, claim.extent);
+        let bits = Acks::range(claim.offset.index() as usize, claim.extent.more());
+        self.cell(claim.cell as usize).say_done(claim.extent, bits);
     }
 
     /// Ends a claim that went on. Whether its page may be finished by that; nothing if it was ended before.
@@ -147,13 +148,14 @@ impl<'a> Group<'a> {
     /// Sets the ack bits of the `more` messages before one.
     pub(crate) fn ack_before(&self, offset: Offset, more: usize) {
         if more > 0 {
-            self.set_done_over(offset.page(), (offset.index() as usize).wrapping_sub(1), more - 1);
+            let before = (offset.index() as usize).wrapping_sub(1);
+            self.set_all_done(offset.page(), before, Acks::range(before, more - 1));
         }
     }
 
     /// Sets the ack bits of what the owner of a claim is done with. True if that is all of it.
     pub(crate) fn ack_extent(&self, seen: &Seen) -> bool {
-        let (offset, more) = (seen.offset(), seen.extent.more());
+        let offset = seen.offset();
         let index = offset.index() as usize;
         if self.page(offset.page()).number() != offset.page() {
             return seen.is_done(); // it was turned, as all was done
@@ -162,10 +164,9 @@ impl<'a> Group<'a> {
         if index >= self.page(offset.page()).cursor().count {
             return false;
         }
-        if seen.is_done() {
-            self.set_done_over(offset.page(), index, more);
-        } else {
-            self.ack_before(offset, more);
+        let done = seen.done();
+        if done != 0 {
+            self.set_all_done(offset.page(), index, done);
         }
         seen.is_done()
     }
@@ -186,10 +187,7 @@ impl<'a> Group<'a> {
     /// What the group is done with and whose ack bits are not set yet.
     pub fn done_and_not_acked(self) -> impl Iterator<Item = Offset> + 'a {
         let held = self.cells().filter_map(|cell| cell.read()).filter(|seen| seen.word.state() == ClaimState::Held);
-        let done = held.flat_map(|seen| {
-            let (first, last) = (seen.first.as_u64(), seen.offset().as_u64());
-            (first..last).chain(seen.is_done().then_some(last)).map(Offset::from_u64)
-        });
+        let done = held.flat_map(|seen| Acks::bits(seen.done()).map(move |bit| seen.offset_at(bit)));
         done.filter(move |offset| {
             let number = offset.page();
             self.page(number).number() == number && !self.is_done(number, offset.index() as usize)

@@ -13,7 +13,7 @@
 //! - No payload is read. See [`settle`].
 #![forbid(unsafe_code)]
 
-use crate::cells::ClaimState;
+use crate::cells::{ClaimState, Seen};
 use crate::group::{AT, Group};
 use crate::layout::{Acks, GroupCursor, Head, Layout, MAX_INSTANCE, MAX_PAGE_NUMBER, PageState, Slot, SlotState, Tail};
 use crate::memory::Memory;
@@ -197,17 +197,28 @@ impl<'a> Group<'a> {
         self.reap_all();
         live_pages(self.mem).for_each(|number| self.settle_cursor(number));
         let mut back = BTreeSet::new();
-        for cell in self.cells() {
+        for (number, cell) in self.cells().enumerate() {
             if let Some(seen) = cell.read()
                 && seen.word.state() != ClaimState::Free
-                && !(seen.word.state() == ClaimState::Returned
-                    && seen.offset().page() >= tail
-                    && self.was_given(seen.offset())
-                    && back.insert(seen.offset()))
+                && !(seen.offset().page() >= tail
+                    && self
+                        .returned_in(number, &seen)
+                        .is_some_and(|mut all| all.all(|o| self.was_given(o) && back.insert(o))))
             {
                 cell.free(seen.word);
             }
         }
+    }
+
+    /// The messages that a cell has, if it was given back.
+    fn returned_in(&self, cell: usize, seen: &Seen) -> Option<impl Iterator<Item = Offset> + use<>> {
+        let bits = match seen.word.state() {
+            ClaimState::Returned => 1 << (seen.offset().index() % 32),
+            ClaimState::Several if self.pins() && self.mem.layout.begins_row(cell) => self.left(seen),
+            _ => 0,
+        };
+        let seen = *seen;
+        (bits != 0).then(|| Acks::bits(bits).map(move |bit| seen.offset_at(bit)))
     }
 
     /// Moves the cursor behind what the last claim was extended over.

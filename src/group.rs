@@ -234,8 +234,9 @@ impl<'a> Group<'a> {
             };
             let word = seen.word;
             match word.state() {
-                ClaimState::Held if seen.is_done() => {}
-                ClaimState::Held | ClaimState::Intent | ClaimState::Done => counts[0] += 1,
+                ClaimState::Held => counts[0] += self.left(&seen).count_ones() as usize,
+                ClaimState::Intent | ClaimState::Done => counts[0] += 1,
+                ClaimState::Several => counts[1] += self.left(&seen).count_ones() as usize,
                 ClaimState::Returned if self.is_deliverable(word) => counts[1] += 1,
                 ClaimState::Returned => counts[2] += 1,
                 ClaimState::Free | ClaimState::Taken | ClaimState::Gone => {}
@@ -290,19 +291,17 @@ impl<'a> Group<'a> {
     /// a word with a slot that was skipped for a dead sender, the watcher's tick tells it.)
     #[inline]
     pub fn set_done(&self, number: u64, index: usize) -> bool {
-        self.set_done_over(number, index, 0)
+        self.set_all_done(number, index, 1 << (index % 32))
     }
 
-    /// The same of an index and the `more` before it, as far as they are in one ack word.
+    /// The same of several in the ack word of `index`, the last of them.
     #[inline]
-    pub fn set_done_over(&self, number: u64, index: usize, more: usize) -> bool {
+    pub fn set_all_done(&self, number: u64, index: usize, all: u32) -> bool {
         if index >= self.mem.layout.slots {
             return false;
         }
         let page = self.page(number);
-        let (word, bit) = self.ack_word(&page, index);
-        let first = 1 << (index % 32).saturating_sub(more);
-        let all = bit | (bit - first);
+        let (word, _) = self.ack_word(&page, index);
         let tag = self.tag(number);
         let mut seen = word.load(Acquire);
         while page.number() == number && self.is_current() {

@@ -1,7 +1,7 @@
 //! Receiving by iterating: iterators and streams of copied messages.
 #![forbid(unsafe_code)]
 
-use crate::cells::Kind;
+use crate::claim::Want;
 use crate::sleeper::Sleeper;
 use crate::{OwnedMessage, Receiver, RecvError, TryRecvError};
 use futures_core::Stream;
@@ -39,7 +39,7 @@ impl Receiver {
 
     fn next_owned(&mut self) -> Option<OwnedMessage> {
         loop {
-            match self.blocking_claim(Kind::Message, None) {
+            match self.blocking_claim(Want::Owned, None) {
                 Ok(()) => return Some(self.owned()),
                 Err(RecvError::Lagged(_)) => {}
                 Err(_) => return None,
@@ -52,7 +52,7 @@ impl Receiver {
         at.take_loans_back(root);
         let next = poll_fn(|cx| {
             loop {
-                match at.poll(root, Kind::Message, sleeper, cx) {
+                match at.poll(root, Want::Owned, sleeper, cx) {
                     Poll::Ready(Err(RecvError::Lagged(_))) => {}
                     other => return other,
                 }
@@ -94,7 +94,7 @@ impl Iterator for TryIter<'_> {
 
     fn next(&mut self) -> Option<OwnedMessage> {
         loop {
-            match self.receiver.try_claim(Kind::Message) {
+            match self.receiver.try_claim(Want::Owned) {
                 Ok(()) => return Some(self.receiver.owned()),
                 Err(TryRecvError::Lagged(_)) => {}
                 Err(_) => return None,

@@ -14,7 +14,7 @@
 //!          group entries    max_groups x 2 copies of 512 bytes: instance, length of the name, start, name, and a
 //!                           checksum, XXH3-64, in the last word. Without a name it is of a removed group. Copy 0
 //!                           is on disk before copy 1 is written; copy 1 counts, if it verifies
-//!          claim cells      max_groups x max_held lines: one message handed out and not yet done
+//!          claim cells      max_groups x max_held lines: what is handed out and not yet done (cells.rs)
 //! wake     max_opens lines  32-bit futex words: odd while somebody of that open wants to be woken
 //! page 0 .. max_pages - 1, page_size bytes each:
 //!          4 lines          page number | cursor | opened at, damage seen | check
@@ -59,6 +59,8 @@ pub const ENTRY: usize = if cfg!(disk_chan_loom) { LINE } else { 64 };
 pub const RECORD_HEADER: usize = 4;
 /// Most messages that one add to the cursor reserves.
 pub const MAX_RUN: usize = 64;
+/// Claim cells in a row: as many as an ack word has bits.
+pub const ROW: usize = if cfg!(disk_chan_loom) { 3 } else { 32 };
 /// Bits of an offset that are the index in the page.
 pub const INDEX_BITS: u32 = 20;
 /// The page number has the remaining bits.
@@ -232,6 +234,17 @@ impl Layout {
             data,
             geometry,
         })
+    }
+
+    /// The first claim cell of the first row (several.rs): the cells before are in none.
+    #[inline]
+    pub fn rows(&self) -> usize {
+        self.geometry.max_held % ROW + ROW
+    }
+
+    /// Whether a claim cell is the first of a row.
+    pub fn begins_row(&self, cell: usize) -> bool {
+        cell >= self.rows() && (cell - self.rows()).is_multiple_of(ROW)
     }
 
     /// Longest message in bytes.
@@ -516,6 +529,19 @@ impl Acks {
         let (lap, generation) = ((word >> 40) as u32, (word >> 32) as u8);
         let later = generation == tag as u8 && Layout::is_later_lap(lap, tag >> 8);
         if later { u32::MAX } else { Self::of(word, tag) }
+    }
+
+    /// The bits of an index and of the `more` before it, as far as they are in one word.
+    #[inline]
+    pub fn range(index: usize, more: usize) -> u32 {
+        let last = 1 << (index % 32);
+        let first = 1 << (index % 32).saturating_sub(more);
+        last | (last - first)
+    }
+
+    /// Which bits are set.
+    pub fn bits(word: u32) -> impl Iterator<Item = u32> {
+        (0..32).filter(move |bit| word >> bit & 1 == 1)
     }
 
     /// The done bits as of `tag`.

@@ -114,11 +114,12 @@
 //!
 //! `layout` specifies the file. `page` is reserving, committing and reading in one page; `ring` is
 //! the pages in order; `ops` is what running sends say about themselves, `cells` what is said of a
-//! message that was handed out; `group`, `lifecycle`, `claim` and `extend` are the receiving side, `reap` is
-//! what the dead left there, `dead` are dead letters; `opens` is who has the file open, `fork` what a child
-//! does not have; `wait` is sleeping and waking. `durability` is
-//! syncing; `create`, `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves,
-//! `found` what an open finds, `recovery` what it makes of the rest. Each begins with its invariants, and they work on references to atomics: the models in `loom-tests` run the same
+//! message that was handed out; `group`, `lifecycle`, `claim`, `extend` and `several` are the receiving
+//! side, `reap` is what the dead left there, `dead` are dead letters; `opens` is who has the file open,
+//! `fork` what a child does not have; `wait` is sleeping and waking. `durability` is syncing; `create`,
+//! `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves, `found` what an
+//! open finds, `recovery` what it makes of the rest. Each begins with its invariants, and they work on
+//! references to atomics: the models in `loom-tests` run the same
 //! functions. Unsafe code is in `page`, `map` and `sys` alone.
 #![cfg_attr(any(disk_chan_loom, fuzzing), allow(dead_code, missing_docs))]
 
@@ -183,6 +184,7 @@ protocols! {
     mod reap;
     mod recovery;
     mod ring;
+    mod several;
     mod sync;
     mod wait;
 }

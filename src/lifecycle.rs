@@ -296,9 +296,9 @@ impl<'a> Group<'a> {
 
     fn free_returned(self) {
         for cell in self.cells() {
-            let word = cell.load();
-            if word.state() == ClaimState::Returned {
-                cell.free(word);
+            let mut word = cell.load();
+            while matches!(word.state(), ClaimState::Returned | ClaimState::Several) && !cell.free(word) {
+                word = cell.load();
             }
         }
     }

@@ -57,6 +57,15 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
                 return Ok(());
             }
         }
+        if self.claim().together != 0 {
+            if let Some(last) = group.finish_one(self.claim()) {
+                self.root.after_ack(group, self.claim().offset, last);
+            } else if self.root.is_waited_for(group) {
+                group.settle();
+                self.root.after_ack(group, self.claim().offset, true);
+            }
+            return Ok(());
+        }
         let (acked, last) = group.ack(self.claim());
         self.root.after_ack(group, self.claim().offset, last);
         acked
@@ -65,6 +74,9 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
     fn give_back(&mut self) -> Result<(), AckError> {
         self.open = false;
         self.root.usable()?;
+        if self.claim().together != 0 {
+            return Ok(()); // by its receiver, when none of them is out any more
+        }
         let group = self.group();
         let given = group.give_back(self.claim());
         self.root.after_give_back(group);

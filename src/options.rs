@@ -156,7 +156,8 @@ impl Options {
         self
     }
 
-    /// Messages of one group that can be handed out and not done: 1 to 2047; 256 if not set.
+    /// Messages of one group that can be handed out and not done: 1 to 2047; 256 if not set. From 64 on
+    /// `recv_many` is faster.
     pub fn max_held(mut self, messages: usize) -> Self {
         self.max_held = Some(messages);
         self

@@ -20,12 +20,13 @@ impl<'a> Group<'a> {
     /// Finishes what those who finished a message, or lost one, had begun, and were stopped in between:
     /// DONE cells become ack bits, GONE ones are counted; and so does what claims were extended over.
     pub fn settle(self) {
-        for cell in self.cells() {
+        for (number, cell) in self.cells().enumerate() {
             let Some(seen) = cell.read() else { continue };
             match seen.word.state() {
                 ClaimState::Done => drop(self.settle_done(cell, seen.word, seen.offset())),
                 ClaimState::Gone => cell.settle_gone(seen.word),
                 ClaimState::Held => self.settle_extent(cell, &seen),
+                ClaimState::Several => self.settle_several(number, cell, &seen),
                 ClaimState::Free | ClaimState::Taken | ClaimState::Intent | ClaimState::Returned => {}
             }
         }
@@ -61,7 +62,7 @@ impl<'a> Group<'a> {
         for (number, cell) in self.cells().enumerate() {
             if let Some(left) = self.reap_cell(&over, number, cell) {
                 changed = true;
-                back |= left == ClaimState::Returned;
+                back |= matches!(left, ClaimState::Returned | ClaimState::Several);
             }
         }
         if back {
@@ -84,21 +85,34 @@ impl<'a> Group<'a> {
                 return None;
             }
             let to = match word.state() {
-                ClaimState::Free | ClaimState::Returned | ClaimState::Done | ClaimState::Gone => return None,
-                ClaimState::Intent if self.names(number, seen.first) => word.to(ClaimState::Held),
+                ClaimState::Free
+                | ClaimState::Returned
+                | ClaimState::Done
+                | ClaimState::Gone
+                | ClaimState::Several => return None,
+                ClaimState::Intent if self.is_claimed(number, seen.first) => word.to(ClaimState::Held),
                 ClaimState::Intent | ClaimState::Taken => word.free(),
                 ClaimState::Held => {
                     self.count_redelivery(cell, word);
                     // Under `Block` a page turns only when it is done.
-                    let done = self.ack_extent(&seen)
-                        || self.is_done(offset.page(), offset.index() as usize)
-                        || self.pins() && self.has_lost(offset.page());
-                    if done { word.free() } else { word.returned() }
+                    self.ack_extent(&seen);
+                    let left = self.left(&seen);
+                    if left == 0 || self.pins() && self.has_lost(offset.page()) {
+                        word.free()
+                    } else if left == 1 << (offset.index() % 32) {
+                        word.returned()
+                    } else {
+                        word.several(None)
+                    }
                 }
             };
             if cell.change(word, to) && to.state() != ClaimState::Held {
-                if to.state() == ClaimState::Returned {
-                    self.lose_if_gone(cell, to, offset);
+                match to.state() {
+                    ClaimState::Several => self.free_if_gone(cell, to, offset),
+                    ClaimState::Returned => {
+                        self.lose_if_gone(cell, to, offset);
+                    }
+                    _ => {}
                 }
                 return Some(to.state());
             }
@@ -106,11 +120,12 @@ impl<'a> Group<'a> {
     }
 
     /// Whether an INTENT of `first` in this cell is a claim.
-    fn names(&self, cell: usize, first: Offset) -> bool {
+    fn is_claimed(&self, cell: usize, first: Offset) -> bool {
         let number = first.page();
         let (page, word) = self.in_page(number);
         let cursor = self.cursor(number, word.load(Acquire));
         page.number() == number && cursor.cell == Some(cell) && is_claim(first, number, cursor)
+            || self.was_taken_out(cell, first)
     }
 
     /// Whether a message just given back cannot be handed out again; then it is counted, and its cell is
@@ -146,7 +161,7 @@ impl<'a> Group<'a> {
             if word.state() == ClaimState::Held {
                 self.count_redelivery(cell, word);
                 taken |= self.return_cell(cell, word, offset).is_some();
-            } else if self.names(number, offset) {
+            } else if self.is_claimed(number, offset) {
                 // Of one stopped right after its claim; it is taken away at the next look.
                 cell.change(word, word.to(ClaimState::Held));
             }

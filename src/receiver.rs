@@ -2,14 +2,14 @@
 #![forbid(unsafe_code)]
 
 use crate::cells::Kind;
-use crate::claim::{Claim, Hand, How, Nothing};
+use crate::claim::{Claim, Hand, Nothing, Want};
 use crate::extend::Extended;
 use crate::file::uptime;
 use crate::group::Group;
 use crate::shared::Root;
 use crate::sleeper::Sleeper;
 use crate::sync::receiver_number;
-use crate::{GroupName, Lease, Message, OwnedMessage, RecvError, RecvTimeoutError, TryRecvError};
+use crate::{GroupName, Lease, Message, Offset, OwnedMessage, RecvError, RecvTimeoutError, TryRecvError};
 use crossbeam_utils::Backoff;
 use std::fmt;
 use std::future::poll_fn;
@@ -71,8 +71,8 @@ impl Position {
             true => 0,
             false => Group::of(mem, group, state).page_hint().max(root.ring().tail().page),
         };
-        // Receivers begin at different cells, so as not to share a line.
-        let cell = receiver_number() % mem.layout.geometry.max_held.min(64);
+        // Receivers begin at different cells, so as not to share a line, and before the rows.
+        let cell = receiver_number() % mem.layout.geometry.max_held.min(mem.layout.rows());
         let hand = Hand::new(root.file.id.index, page, cell);
         let (loans, copies, buffer) = (Vec::new(), Vec::new(), Vec::new());
         Self { name, group, state, hand, lent: AtomicBool::new(false), loans, copies, owed: None, buffer }
@@ -103,17 +103,19 @@ impl Position {
         }
         let group = self.group(root);
         for claim in claims {
-            if group.cell(claim.cell as usize).load() == claim.word && group.give_back(claim).is_ok() {
+            let is_out = group.cell(claim.cell as usize).load() == claim.word;
+            // Those that went out together are given back together.
+            if is_out && if claim.together == 0 { group.give_back(claim).is_ok() } else { group.leave(claim) } {
                 root.after_give_back(group);
             }
         }
     }
 
     #[inline]
-    fn receive(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<(), Nothing> {
+    fn receive(&mut self, root: &Root, want: Want, patient: bool) -> Result<(), Nothing> {
         let group = self.group(root);
         if self.hand.claim.goes_on {
-            if kind == Kind::Message && self.hand.seen_returns == Some(group.returns().load(SeqCst)) {
+            if want == Want::Message && self.hand.seen_returns == Some(group.returns().load(SeqCst)) {
                 match group.extend(&mut self.hand) {
                     Extended::Claimed => return Ok(()),
                     Extended::NotYet if !patient => return Err(Nothing::Empty),
@@ -122,9 +124,10 @@ impl Position {
             }
             self.end_claim(root);
         }
-        let now = if kind == Kind::Lease { uptime() } else { 0 };
-        let how = How { kind, now, goes_on: kind == Kind::Message && self.loans.is_empty() };
-        group.receive(&root.ring(), &mut self.hand, how, &mut self.buffer, patient)
+        if want == Want::Lease {
+            self.hand.now = uptime();
+        }
+        group.receive(&root.ring(), &mut self.hand, want, &mut self.buffer, patient)
     }
 
     /// Ends the claim that was kept to be extended. Its message is not out.
@@ -138,12 +141,12 @@ impl Position {
 
     /// One look; the claim is in the hand. A patient one also settles abandoned slots, and whether anybody is left to send.
     #[inline]
-    fn attempt(&mut self, root: &Root, kind: Kind, patient: bool) -> Result<(), TryRecvError> {
+    fn attempt(&mut self, root: &Root, want: Want, patient: bool) -> Result<(), TryRecvError> {
         root.usable()?;
         if let Some(owed) = self.owed.take() {
             return Err(owed.into());
         }
-        let mut nothing = match self.receive(root, kind, patient) {
+        let mut nothing = match self.receive(root, want, patient) {
             Ok(()) => return Ok(()),
             Err(nothing) => nothing,
         };
@@ -156,7 +159,7 @@ impl Position {
             if closed || alone {
                 // What the dead held is handed out first.
                 root.tend();
-                match self.receive(root, kind, true) {
+                match self.receive(root, want, true) {
                     Ok(()) => return Ok(()),
                     Err(again) => nothing = again,
                 }
@@ -186,12 +189,12 @@ impl Position {
     pub(crate) fn poll(
         &mut self,
         root: &Arc<Root>,
-        kind: Kind,
+        want: Want,
         sleeper: &mut Sleeper,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), RecvError>> {
         for again in [false, true] {
-            let error = match self.attempt(root, kind, true) {
+            let error = match self.attempt(root, want, true) {
                 Ok(()) => {
                     if sleeper.done() {
                         root.pass_on(self.group(root));
@@ -222,12 +225,39 @@ impl Position {
     }
 
     /// One more claim without waiting; an error that must not be lost is kept for the next receive.
-    fn more(&mut self, root: &Root, kind: Kind) -> bool {
-        let more = self.attempt(root, kind, true);
+    fn more(&mut self, root: &Root, want: Want) -> bool {
+        let more = self.attempt(root, want, true);
         if let Err(TryRecvError::Lagged(n)) = more {
             self.owed = Some(RecvError::Lagged(n));
         }
         more.is_ok()
+    }
+
+    /// Puts the claim in the hand among the loans, and what it can be extended over.
+    fn lend(&mut self, root: &Root, limit: usize) {
+        let mut claim = self.hand.claim;
+        let goes_on = std::mem::take(&mut self.hand.claim.goes_on);
+        claim.goes_on = false;
+        if root.drops_oldest() {
+            self.copies.push(std::mem::take(&mut self.buffer));
+        }
+        let (group, before) = (self.group(root), self.loans.len());
+        let several = goes_on && claim.word.keeps_row();
+        let extent = if several { group.extend_over(&claim, limit - before - 1) } else { None };
+        self.loans.push(claim);
+        let Some(extent) = extent else { return };
+        let (page, first) = (claim.offset.page(), claim.offset.index() as usize);
+        let (more, mut together) = (extent.more(), 1 << (first % 32));
+        for index in first + 1..=first + more {
+            claim.offset = Offset::new(page, index);
+            if group.look_at(&mut claim) {
+                together |= 1 << (index % 32);
+                self.loans.push(claim);
+            }
+        }
+        for loan in &mut self.loans[before..] {
+            (loan.extent, loan.together) = (extent, together);
+        }
     }
 
     /// The bytes of a claim, as a copy.
@@ -246,25 +276,25 @@ impl Receiver {
         Self { root, at }
     }
 
-    async fn claim(&mut self, kind: Kind) -> Result<(), RecvError> {
+    async fn claim(&mut self, want: Want) -> Result<(), RecvError> {
         let Self { root, at } = self;
         at.take_loans_back(root);
         let mut sleeper = Sleeper::receiver(at.group);
-        tokio::task::coop::cooperative(poll_fn(|cx| at.poll(root, kind, &mut sleeper, cx))).await
+        tokio::task::coop::cooperative(poll_fn(|cx| at.poll(root, want, &mut sleeper, cx))).await
     }
 
     /// With a deadline goes the error if it passes.
     #[inline]
     pub(crate) fn blocking_claim<E: From<RecvError>>(
         &mut self,
-        kind: Kind,
+        want: Want,
         deadline: Option<(Instant, E)>,
     ) -> Result<(), E> {
         let Self { root, at } = self;
         at.take_loans_back(root);
         let backoff = Backoff::new();
         for _ in 0..SPINS {
-            match at.attempt(root, kind, false) {
+            match at.attempt(root, want, false) {
                 Ok(()) => return Ok(()),
                 Err(TryRecvError::Empty) => backoff.spin(),
                 Err(TryRecvError::Lagged(n)) => return Err(RecvError::Lagged(n).into()),
@@ -273,12 +303,12 @@ impl Receiver {
         }
         let sleeper = Sleeper::receiver(at.group);
         let deadline = deadline.map(|(at, late)| (at, Err(late)));
-        sleeper.block_on(root, deadline, |sleeper, cx| at.poll(root, kind, sleeper, cx).map_err(E::from))
+        sleeper.block_on(root, deadline, |sleeper, cx| at.poll(root, want, sleeper, cx).map_err(E::from))
     }
 
-    pub(crate) fn try_claim(&mut self, kind: Kind) -> Result<(), TryRecvError> {
+    pub(crate) fn try_claim(&mut self, want: Want) -> Result<(), TryRecvError> {
         self.at.take_loans_back(&self.root);
-        self.at.attempt(&self.root, kind, true)
+        self.at.attempt(&self.root, want, true)
     }
 
     /// The claim in the hand as a message.
@@ -310,7 +340,7 @@ impl Receiver {
     /// Dropped before it is ready, it has taken nothing. Once ready, dropping the message is being
     /// done with it.
     pub async fn recv(&mut self) -> Result<Message<'_>, RecvError> {
-        self.claim(Kind::Message).await?;
+        self.claim(Want::Message).await?;
         Ok(self.message())
     }
 
@@ -321,7 +351,7 @@ impl Receiver {
     /// As [`recv`](Self::recv).
     #[inline]
     pub fn blocking_recv(&mut self) -> Result<Message<'_>, RecvError> {
-        self.blocking_claim::<RecvError>(Kind::Message, None)?;
+        self.blocking_claim::<RecvError>(Want::Message, None)?;
         Ok(self.message())
     }
 
@@ -331,7 +361,7 @@ impl Receiver {
     ///
     /// See [`TryRecvError`].
     pub fn try_recv(&mut self) -> Result<Message<'_>, TryRecvError> {
-        self.try_claim(Kind::Message)?;
+        self.try_claim(Want::Message)?;
         Ok(self.message())
     }
 
@@ -341,7 +371,7 @@ impl Receiver {
     ///
     /// See [`RecvTimeoutError`].
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message<'_>, RecvTimeoutError> {
-        self.claim_until(Kind::Message, Instant::now().checked_add(timeout))?;
+        self.claim_until(Want::Message, Instant::now().checked_add(timeout))?;
         Ok(self.message())
     }
 
@@ -351,15 +381,17 @@ impl Receiver {
     ///
     /// See [`RecvTimeoutError`].
     pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Message<'_>, RecvTimeoutError> {
-        self.claim_until(Kind::Message, Some(deadline))?;
+        self.claim_until(Want::Message, Some(deadline))?;
         Ok(self.message())
     }
 
-    fn claim_until(&mut self, kind: Kind, deadline: Option<Instant>) -> Result<(), RecvTimeoutError> {
-        self.blocking_claim(kind, deadline.map(|at| (at, RecvTimeoutError::Timeout)))
+    fn claim_until(&mut self, want: Want, deadline: Option<Instant>) -> Result<(), RecvTimeoutError> {
+        self.blocking_claim(want, deadline.map(|at| (at, RecvTimeoutError::Timeout)))
     }
 
-    /// Receives up to `limit` messages; waits until there is one, and takes what else is there.
+    /// Receives up to `limit` messages; waits until there is one, and takes what else is there. One of them
+    /// that is dropped by a panic is given back as one that is forgotten: when this receiver receives again,
+    /// or is dropped.
     ///
     /// # Errors
     ///
@@ -372,7 +404,7 @@ impl Receiver {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        self.claim(Kind::Message).await?;
+        self.claim(Want::Message).await?;
         Ok(self.many(limit))
     }
 
@@ -385,7 +417,7 @@ impl Receiver {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        self.blocking_claim::<RecvError>(Kind::Message, None)?;
+        self.blocking_claim::<RecvError>(Want::Message, None)?;
         Ok(self.many(limit))
     }
 
@@ -394,14 +426,13 @@ impl Receiver {
         let Self { root, at } = self;
         let root: &Root = root;
         loop {
-            at.hand.claim.goes_on = false;
-            at.loans.push(at.hand.claim);
-            at.copies.push(if root.drops_oldest() { std::mem::take(&mut at.buffer) } else { Vec::new() });
-            if at.loans.len() == limit || !at.more(root, Kind::Message) {
+            at.lend(root, limit);
+            if at.loans.len() == limit || !at.more(root, Want::Several) {
                 break;
             }
         }
-        at.loans.iter().zip(&at.copies).map(|(claim, copy)| Message::new(root, claim, copy, None)).collect()
+        let copies = at.copies.iter().map(Vec::as_slice).chain(std::iter::repeat(&[][..]));
+        at.loans.iter().zip(copies).map(|(claim, copy)| Message::new(root, claim, copy, None)).collect()
     }
 
     /// Leases a message; waits until there is one.
@@ -414,7 +445,7 @@ impl Receiver {
     ///
     /// Dropped at any time, nothing is lost: a lease that was not finished is given back.
     pub async fn lease(&mut self) -> Result<Lease, RecvError> {
-        self.claim(Kind::Lease).await?;
+        self.claim(Want::Lease).await?;
         Ok(self.lease_in_hand())
     }
 
@@ -424,7 +455,7 @@ impl Receiver {
     ///
     /// As [`recv`](Self::recv).
     pub fn blocking_lease(&mut self) -> Result<Lease, RecvError> {
-        self.blocking_claim::<RecvError>(Kind::Lease, None)?;
+        self.blocking_claim::<RecvError>(Want::Lease, None)?;
         Ok(self.lease_in_hand())
     }
 
@@ -434,7 +465,7 @@ impl Receiver {
     ///
     /// See [`TryRecvError`].
     pub fn try_lease(&mut self) -> Result<Lease, TryRecvError> {
-        self.try_claim(Kind::Lease)?;
+        self.try_claim(Want::Lease)?;
         Ok(self.lease_in_hand())
     }
 
@@ -444,7 +475,7 @@ impl Receiver {
     ///
     /// See [`RecvTimeoutError`].
     pub fn lease_for(&mut self, timeout: Duration) -> Result<Lease, RecvTimeoutError> {
-        self.claim_until(Kind::Lease, Instant::now().checked_add(timeout))?;
+        self.claim_until(Want::Lease, Instant::now().checked_add(timeout))?;
         Ok(self.lease_in_hand())
     }
 
@@ -454,7 +485,7 @@ impl Receiver {
     ///
     /// See [`RecvTimeoutError`].
     pub fn lease_deadline(&mut self, deadline: Instant) -> Result<Lease, RecvTimeoutError> {
-        self.claim_until(Kind::Lease, Some(deadline))?;
+        self.claim_until(Want::Lease, Some(deadline))?;
         Ok(self.lease_in_hand())
     }
 
@@ -472,7 +503,7 @@ impl Receiver {
         if limit > 0 {
             leases.push(self.lease().await?);
         }
-        while leases.len() < limit && self.at.more(&self.root, Kind::Lease) {
+        while leases.len() < limit && self.at.more(&self.root, Want::Lease) {
             leases.push(self.lease_in_hand());
         }
         Ok(leases)

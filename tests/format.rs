@@ -36,8 +36,8 @@ const WORDS: &[(usize, u64)] = &[
     (0, u64::from_le_bytes(*b"disk_cha")), // magic: "disk_cha"
     (8, 1),                                // version
     (24, 0x3),                             // number of the copy
-    (32, 0xf4c1_ca45_221f_85b2),           // uuid
-    (40, 0x4f07_669e_c2cc_3385),           // uuid
+    (32, 0x32d2_7113_a493_acc1),           // uuid
+    (40, 0x423f_ab06_f035_36ee),           // uuid
     (48, 64 << 10),                        // page_size
     (56, 2),                               // max_pages
     (64, 100),                             // typical_message_len
@@ -50,10 +50,10 @@ const WORDS: &[(usize, u64)] = &[
     (152, 0xd33d_6bbe_4a41_44bb),          // boot id
     (160, 0xb531_55b0_d793_5ded),          // boot id
     (168, 0x1b),                           // device
-    (176, 0xe_a5ad),                       // inode
-    (184, 0x1a2_03fd_d1be),                // created at
-    (200, 0x1a_cce3_8a42_f0cd),            // check of the control part
-    (4088, 0xc13f_d164_2fe9_4991),         // checksum
+    (176, 0xf_96a5),                       // inode
+    (184, 0x1a2_0468_d981),                // created at
+    (200, 0x972e_8bd5_0cdf_d3bb),          // check of the control part
+    (4088, 0xa544_4cb2_c1c4_5fdd),         // checksum
     (8320, 3 << 44),                       // tail: page 0, after three new groups
     (8704, 1 << 28),                       // page limit
     (8712, 1),                             // opens used
@@ -97,45 +97,46 @@ const WORDS: &[(usize, u64)] = &[
     (18424, 0x359f_1645_5dcd_371d),
     (18560, 3 << 32 | 1 << 20 | 1 << 3 | 5), // claim cell 1 of group 0: epoch 3, one delivery, a lease, returned
     (18568, 1),                              // its offset: 0:1
-    (18576, 0x2_0345_9aae),                  // taken at, with its epoch
+    (18576, 0x2_03b0_a271),                  // taken at, with its epoch
     (18608, 2 << 32 | 1 << 5),               // how far it was extended: it was not, and sealed; its epoch
+    (18616, 2 << 32),                        // what of it is done: nothing; the same epoch
     (24704, 0x4000_0000_0002_9d64),          // page 0: cursor, open
-    (24960, 0x61ed_faa1_016c_1e7c),          // check of the page
+    (24960, 0x1644_935a_5d0c_71ab),          // check of the page
     (25088, 3 << 32 | 2 << 20 | 2),          // cursor of group 0: tag 3, cell 1, index 2
-    (25096, 0xd695_748b_d1cf_b5d4),          // check of the group
+    (25096, 0x23d2_9500_714d_9784),          // check of the group
     (25216, 3 << 32 | 1),                    // acks: tag 3, the first message
-    (25352, 0x23eb_3260_84b2_c154),          // check of group 1
+    (25352, 0x90ef_5b8d_fe1e_7e00),          // check of group 1
     (25600, 1 << 29),                        // slots: committed at 0
     (25608, 1 << 29 | 5),                    // at 5
     (25616, 1 << 29 | 12),                   // at 12
     (25624, 1 << 29 | 3766),                 // at 3766
     (25632, 1 << 29 | 7520),                 // at 7520
     (29184, 5),                              // records: length
-    (29200, 0x1a2_03fd_d1be),                // send time; before it the offset, 0:0
-    (29208, 0x4e87_9ada_adb1_a18c),          // checksum
+    (29200, 0x1a2_0468_d981),                // send time; before it the offset, 0:0
+    (29208, 0x3f6c_64cb_0818_5793),          // checksum
     (29216, u64::from_le_bytes(*b"hello\0\0\0")), // payload
     (29224, 21),
     (29232, 1), // offset
-    (29240, 0x1a2_03fd_d1be),
-    (29248, 0x8562_7b5c_13f7_08dc),
+    (29240, 0x1a2_0468_d981),
+    (29248, 0x8102_4659_3713_6bb8),
     (29256, u64::from_le_bytes(*b"world, o")),
     (29264, u64::from_le_bytes(*b"f some l")),
     (29272, u64::from_le_bytes(*b"ength\0\0\0")),
     (29280, 30_000),
     (29288, 2),
-    (29296, 0x1a2_03fd_d1be),
-    (29304, 0xea2b_d31d_a440_56a9),
+    (29296, 0x1a2_0468_d981),
+    (29304, 0xaa69_4e63_5541_e506),
     (59312, 30_000),
     (59320, 3),
-    (59328, 0x1a2_03fd_d1be),
-    (59336, 0xc0b8_6909_ca82_d39e),
+    (59328, 0x1a2_0468_d981),
+    (59336, 0x561a_fa1e_d1f9_845f),
     (89352, 4), // a message without bytes: its offset
-    (89360, 0x1a2_03fd_d1be),
-    (89368, 0x3456_6250_ed51_8fc3),
+    (89360, 0x1a2_0468_d981),
+    (89368, 0xd96a_a6c6_591a_b77c),
     (90112, 1),                     // page 1: number
-    (90496, 0x7133_ff6f_784c_b7bd), // check of the page
-    (90632, 0x23eb_3260_84b2_c154), // checks of the groups
-    (90888, 0x23eb_3260_84b2_c154),
+    (90496, 0x5091_19ea_d253_012b), // check of the page
+    (90632, 0x90ef_5b8d_fe1e_7e00), // checks of the groups
+    (90888, 0x90ef_5b8d_fe1e_7e00),
 ];
 
 /// Places whose words are another channel's own: its uuid, boot, device, inode, times, and what is computed of them.

@@ -19,7 +19,10 @@ use proptest::test_runner::{Config, TestRunner};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const MAX_GROUPS: usize = 3;
-const MAX_HELD: usize = 3;
+/// So few that they are often all in use.
+const FEW: usize = 3;
+/// So many that several go out together.
+const MANY: usize = 64;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -35,9 +38,14 @@ enum Op {
     Forget {
         group: usize,
     },
+    /// The first of them are done, and the others forgotten.
     RecvMany {
         group: usize,
         limit: usize,
+        done: usize,
+    },
+    SendMany {
+        count: usize,
     },
     Drain {
         group: usize,
@@ -74,14 +82,16 @@ enum Op {
     },
 }
 
-fn ops() -> impl Strategy<Value = Vec<Op>> {
+fn ops(max_held: usize) -> impl Strategy<Value = Vec<Op>> {
     let group = 0..NAMES.len();
     let thousandths = prop_oneof![4 => 200_usize..700, 1 => Just(0_usize), 1 => Just(1000_usize)];
     let op = prop_oneof![
         30 => (thousandths, 0..4_u8).prop_map(|(thousandths, form)| Op::Send { thousandths, form }),
         10 => group.clone().prop_map(|group| Op::Recv { group }),
         2 => group.clone().prop_map(|group| Op::Forget { group }),
-        3 => (group.clone(), 1..5_usize).prop_map(|(group, limit)| Op::RecvMany { group, limit }),
+        3 => (group.clone(), 1..max_held + 2, 0..3 * max_held)
+            .prop_map(|(group, limit, done)| Op::RecvMany { group, limit, done }),
+        3 => (1..50_usize).prop_map(|count| Op::SendMany { count }),
         6 => group.clone().prop_map(|group| Op::Drain { group }),
         8 => Just(Op::DrainAll),
         8 => group.clone().prop_map(|group| Op::Lease { group }),
@@ -140,6 +150,7 @@ struct World {
     _dir: Dir,
     path: PathBuf,
     overflow: Overflow,
+    max_held: usize,
     channel: Option<Channel>,
     max: usize,
     opens: usize,
@@ -155,16 +166,17 @@ struct World {
 }
 
 impl World {
-    fn new(overflow: Overflow) -> Self {
+    fn new(overflow: Overflow, max_held: usize) -> Self {
         let dir = Dir::in_memory();
         let path = dir.file();
-        let options = small().max_groups(MAX_GROUPS).max_held(MAX_HELD).overflow(overflow);
+        let options = small().max_groups(MAX_GROUPS).max_held(max_held).overflow(overflow);
         let channel = options.blocking_open(&path).unwrap();
         let max = channel.max_message_len();
         World {
             _dir: dir,
             path,
             overflow,
+            max_held,
             channel: Some(channel),
             max,
             opens: 1,
@@ -221,7 +233,8 @@ impl World {
             Op::Send { thousandths, form } => self.send((self.max * thousandths / 1000).max(8), form),
             Op::Recv { group } => drop(self.receive(group)),
             Op::Forget { group } => self.forget(group),
-            Op::RecvMany { group, limit } => self.receive_many(group, limit),
+            Op::RecvMany { group, limit, done } => self.receive_many(group, limit, done),
+            Op::SendMany { count } => (0..count).for_each(|_| self.send(8, 0)),
             Op::Drain { group } => self.drain(group),
             Op::DrainAll => self.drain_all(),
             Op::Lease { group } => self.lease(group),
@@ -395,7 +408,7 @@ impl World {
                     Some((at, attempts)) => Out { at, attempts },
                     None => {
                         assert_eq!(g.untold, 0, "a new message before the loss was told");
-                        assert!(out < MAX_HELD, "more than max_held");
+                        assert!(out < self.max_held, "more than max_held");
                         g.next += 1;
                         Out { at: g.next - 1, attempts: 1 }
                     }
@@ -410,8 +423,8 @@ impl World {
                 None
             }
             Err(TryRecvError::TooManyHeld { held, max, .. }) => {
-                assert_eq!((held, max), (MAX_HELD, MAX_HELD));
-                assert_eq!((out, g.returned.len()), (MAX_HELD, 0));
+                assert_eq!((held, max), (self.max_held, self.max_held));
+                assert_eq!((out, g.returned.len()), (self.max_held, 0));
                 assert!(g.next < log.len());
                 None
             }
@@ -465,14 +478,18 @@ impl World {
         }
     }
 
-    fn receive_many(&mut self, group: usize, limit: usize) {
+    fn receive_many(&mut self, group: usize, limit: usize, done: usize) {
         self.remember(group);
         let held = self.outs(group).len();
         let Some(g) = &mut self.groups[group] else { return };
-        let seen = |many: Vec<Message<'_>>| many.iter().map(|m| (m.offset(), number(m), m.attempts())).collect();
+        let seen = |many: Vec<Message<'_>>| {
+            let seen = many.iter().map(|m| (m.offset(), number(m), m.attempts())).collect();
+            many.into_iter().skip(done).for_each(mem::forget);
+            seen
+        };
         let result: Poll<Result<Vec<_>, RecvError>> = poll_once(g.rx().recv_many(limit)).map(|result| result.map(seen));
         let Poll::Ready(result) = result else {
-            let nothing = g.next == self.log.len() || held == MAX_HELD;
+            let nothing = g.next == self.log.len() || held == self.max_held;
             assert!(nothing && g.returned.is_empty() && g.untold == 0, "waits though there is something");
             return;
         };
@@ -483,9 +500,12 @@ impl World {
                 // All of them are held together: so as many as there are and may be, up to a loss that is to be told.
                 let g = self.groups[group].as_ref().unwrap();
                 let there = g.returned.len() + if g.untold == 0 { self.log.len() - g.next } else { 0 };
-                assert_eq!(many.len(), limit.min(there).min(MAX_HELD - held));
-                for seen in many {
-                    self.next(group, Ok(seen));
+                assert_eq!(many.len(), limit.min(there).min(self.max_held - held));
+                for (n, seen) in many.into_iter().enumerate() {
+                    let out = self.next(group, Ok(seen)).expect("it was handed out");
+                    if n >= done {
+                        self.groups[group].as_mut().unwrap().forgotten.push(out);
+                    }
                 }
             }
         }
@@ -634,11 +654,11 @@ impl World {
     }
 }
 
-fn check(overflow: Overflow) {
+fn check(overflow: Overflow, max_held: usize) {
     within(170, move || {
         let config = Config { cases: 1000, max_shrink_iters: 3000, failure_persistence: None, ..Config::default() };
-        let result = TestRunner::new(config).run(&ops(), |ops| {
-            World::new(overflow).run(&ops);
+        let result = TestRunner::new(config).run(&ops(max_held), |ops| {
+            World::new(overflow, max_held).run(&ops);
             Ok(())
         });
         if let Err(error) = result {
@@ -649,10 +669,15 @@ fn check(overflow: Overflow) {
 
 #[test]
 fn random_sequences_that_block() {
-    check(Overflow::Block);
+    check(Overflow::Block, FEW);
+}
+
+#[test]
+fn random_sequences_that_block_with_many_out() {
+    check(Overflow::Block, MANY);
 }
 
 #[test]
 fn random_sequences_that_drop_the_oldest() {
-    check(Overflow::DropOldest);
+    check(Overflow::DropOldest, FEW);
 }

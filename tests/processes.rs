@@ -684,6 +684,46 @@ fn what_a_dead_receiver_held_goes_back_to_its_group_oldest_first() {
     });
 }
 
+/// Messages that went out together, to processes that are killed one after the other: they go back one by one, and in
+/// the end as many can be out as ever.
+#[test]
+fn what_the_dead_had_received_together_goes_back_one_by_one() {
+    within(60, || {
+        let (dir, channel, mut rx) = new(small().max_held(96));
+        common::send(&channel.sender(), 0..100, 20);
+        let numbers = |all: std::ops::Range<u64>| all.map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        let mut all: Vec<_> = (0..3).map(|_| Process::puppet(&dir.file())).collect();
+        assert_eq!(all[0].ask("hold g 40"), numbers(0..40));
+        assert_eq!(all[1].ask("hold g 10"), numbers(40..50));
+        all[0].kill();
+        // Some of them go to one that dies, too.
+        // Who opens it gives back what the dead held.
+        drop(open(&dir.file()));
+        assert_eq!(channel.groups()[0].returned, 40);
+        assert_eq!(all[2].ask("hold g 15"), numbers(0..15));
+        all[2].kill();
+        all[1].kill();
+        drop(open(&dir.file()));
+        assert_eq!(channel.groups()[0].returned, 50);
+        let out: Vec<_> = (0..96).map(|_| rx.try_lease().unwrap()).collect();
+        let got: Vec<_> = out.iter().map(|lease| (number(lease), lease.attempts())).collect();
+        let attempts = |n| {
+            if n < 15 {
+                3
+            } else if n < 50 {
+                2
+            } else {
+                1
+            }
+        };
+        assert_eq!(got, (0..96).map(|n| (n, attempts(n))).collect::<Vec<_>>());
+        assert!(matches!(rx.try_lease().unwrap_err(), TryRecvError::TooManyHeld { held: 96, .. }));
+        out.into_iter().for_each(|lease| lease.ack().unwrap());
+        assert_eq!(drain_numbers(&mut rx), [96, 97, 98, 99]);
+        balanced(&channel);
+    });
+}
+
 /// Those who wait for it are threads and tasks of three processes: each gets some of it.
 #[test]
 fn what_a_dead_receiver_held_goes_to_all_who_wait() {

@@ -6,10 +6,9 @@
 #![allow(missing_docs)]
 
 use disk_chan::Overflow;
-use disk_chan::cells::Kind;
-use disk_chan::claim::{Claim, Hand, How, Nothing};
+use disk_chan::claim::{Claim, Hand, Nothing, Want};
 use disk_chan::group::Group;
-use disk_chan::layout::{Geometry, LINE, Layout};
+use disk_chan::layout::{Geometry, LINE, Layout, ROW};
 use disk_chan::map::Heap;
 use disk_chan::opens::OpenId;
 use disk_chan::ops::Liveness;
@@ -40,7 +39,16 @@ impl Model {
         Self::with_groups(slots, overflow, 1, 4)
     }
 
+    /// The same with one row of claim cells behind the first three.
+    pub fn with_row(slots: usize) -> Self {
+        Self::with(slots, Overflow::Block, 1, 4, 2 * ROW)
+    }
+
     pub fn with_groups(slots: usize, overflow: Overflow, max_groups: usize, max_op_cells: usize) -> Self {
+        Self::with(slots, overflow, max_groups, max_op_cells, 2)
+    }
+
+    fn with(slots: usize, overflow: Overflow, max_groups: usize, max_op_cells: usize, max_held: usize) -> Self {
         let geometry = Geometry {
             page_size: 0,
             max_pages: 2,
@@ -48,7 +56,7 @@ impl Model {
             max_groups,
             max_opens: 2,
             max_op_cells,
-            max_held: 2,
+            max_held,
             overflow,
             lease_timeout: 1,
             max_attempts: 0,
@@ -87,19 +95,20 @@ impl Model {
     }
 
     /// One receive: the claim, and the byte.
-    pub fn receive(&self, hand: &mut Hand, kind: Kind) -> Result<(Claim, u8), Nothing> {
-        self.receive_at(hand, kind, 1)
+    pub fn receive(&self, hand: &mut Hand, want: Want) -> Result<(Claim, u8), Nothing> {
+        self.receive_at(hand, want, 1)
     }
 
     /// The same, at a time. Leases are overdue after 1.
-    pub fn receive_at(&self, hand: &mut Hand, kind: Kind, now: u32) -> Result<(Claim, u8), Nothing> {
+    pub fn receive_at(&self, hand: &mut Hand, want: Want, now: u32) -> Result<(Claim, u8), Nothing> {
         let mut copy = Vec::new();
         let group = self.group();
-        group.receive(&self.ring(), hand, How { kind, now, goes_on: kind == Kind::Message }, &mut copy, true)?;
+        hand.now = now;
+        group.receive(&self.ring(), hand, want, &mut copy, true)?;
         let claim = hand.claim;
-        let byte = match (self.heap.memory().layout.geometry.overflow, kind) {
-            (Overflow::DropOldest, _) | (_, Kind::Lease) => copy[0],
-            (Overflow::Block, Kind::Message) => self.byte(&claim),
+        let byte = match (self.heap.memory().layout.geometry.overflow, want) {
+            (Overflow::DropOldest, _) | (_, Want::Lease) => copy[0],
+            (Overflow::Block, _) => self.byte(&claim),
         };
         Ok((claim, byte))
     }
@@ -118,7 +127,7 @@ impl Model {
     pub fn drain(&self) -> (Vec<u8>, u64) {
         let (mut hand, mut bytes, mut lost) = (self.hand(), Vec::new(), 0);
         loop {
-            match self.receive(&mut hand, Kind::Message) {
+            match self.receive(&mut hand, Want::Message) {
                 Ok((claim, byte)) => {
                     self.group().ack(&claim).0.unwrap();
                     bytes.push(byte);

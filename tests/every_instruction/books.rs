@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 pub const PAGES: u64 = 3;
 const MAX_GROUPS: usize = 4;
 const MAX_HELD: usize = 4;
+/// So many that several go out together.
+const MANY_HELD: usize = 64;
 /// The number of the first message that the eyes send.
 const EYES_FIRST: u64 = 10_000;
 /// How long what must be possible within a second may take here, where other work runs beside it.
@@ -28,9 +30,14 @@ const LIMIT: Duration = Duration::from_secs(5);
 const NAP: Duration = Duration::from_secs(1);
 
 /// The channel: small in everything, and so many slots a page that few messages fill it.
-pub fn options(overflow: Overflow) -> Options {
+pub fn options(overflow: Overflow, several: bool) -> Options {
     let sizes = Options::new().page_size(64 << 10).max_pages(PAGES as usize).typical_message_len(9_000);
-    sizes.max_groups(MAX_GROUPS).max_held(MAX_HELD).max_op_cells(4).max_opens(8).overflow(overflow)
+    sizes
+        .max_groups(MAX_GROUPS)
+        .max_held(if several { MANY_HELD } else { MAX_HELD })
+        .max_op_cells(4)
+        .max_opens(8)
+        .overflow(overflow)
 }
 
 /// Opens what is there.
@@ -59,9 +66,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A new channel with the groups "a" and "b".
-    pub fn new(file: &Path, overflow: Overflow) -> Self {
-        let channel = options(overflow).create(Create::CreateNew).blocking_open(file).expect("a channel is made");
+    /// A new channel with the groups "a" and "b"; `several` is whether messages go out together.
+    pub fn new(file: &Path, overflow: Overflow, several: bool) -> Self {
+        let channel =
+            options(overflow, several).create(Create::CreateNew).blocking_open(file).expect("a channel is made");
         let rx = ["a", "b"].map(|name| channel.blocking_subscribe(name).expect("a group is made"));
         let tx = channel.sender();
         let mut stage = Self { channel, tx, rx, before: Before::default() };
@@ -107,6 +115,16 @@ impl Stage {
         let lease = self.rx[group].try_lease().expect("there is a message");
         *self.before.unfinished[group].get_mut(&number(&lease)).expect("it was not finished") += 1;
         lease
+    }
+
+    /// Group `group` receives everything at once, and a receiver that goes gives it back.
+    pub fn forget_all(&mut self, group: usize) {
+        let mut rx = self.rx[group].clone();
+        let all = rx.blocking_recv_many(usize::MAX).expect("there are messages");
+        for message in all {
+            *self.before.unfinished[group].get_mut(&number(&message)).expect("it was not finished") += 1;
+            std::mem::forget(message);
+        }
     }
 
     /// Sends, and finishes, until the next message comes to this place.
@@ -162,8 +180,10 @@ impl Said {
 pub struct Seen {
     /// The messages of the child that were there.
     pub sent: usize,
-    /// The message it was to receive: 0 as if it had not been touched, 1 given again, 2 finished.
-    pub received: u8,
+    /// How many of the messages it was to receive it had received: they were given again, or are finished.
+    pub received: u64,
+    /// How many of them are finished.
+    pub finished: u64,
     /// Whether the group "b" was gone.
     pub removed: bool,
     /// Whether the message it was to receive is accounted for by a page that went.
@@ -175,8 +195,8 @@ pub struct Seen {
 pub struct Effect {
     /// Messages that the child sends.
     pub sends: u64,
-    /// The message that the child receives from the group "a".
-    pub receives: Option<u64>,
+    /// The first of the messages that the child receives from the group "a", and how many they are.
+    pub receives: Option<(u64, u64)>,
     /// Whether it makes the group "c".
     pub subscribes: bool,
     /// Whether it removes the group "b".
@@ -185,6 +205,13 @@ pub struct Effect {
     pub drops: Option<u64>,
     /// Whether the child was dead before the others looked.
     pub is_out_of_the_way: bool,
+}
+
+impl Effect {
+    /// Whether the child receives this message.
+    fn receives(&self, number: u64) -> bool {
+        self.receives.is_some_and(|(first, count)| (first..first + count).contains(&number))
+    }
 }
 
 struct Member {
@@ -675,7 +702,7 @@ impl Eyes {
                     }
                 }
             }
-            let killed_holder = effect.receives.filter(|_| said.is_none() && group == 0);
+            let died_with = |number: u64| said.is_none() && group == 0 && effect.receives(number);
             for (&number, &given) in &due {
                 let got = member.got.get(&number).map_or(&[][..], |got| got);
                 match got {
@@ -685,7 +712,7 @@ impl Eyes {
                         complain(format!("message {number} was finished by the child, and came again: {got:?}"));
                     }
                     [attempts] if *attempts == given + 1 => {}
-                    [attempts] if *attempts == given + 2 && killed_holder == Some(number) => seen.received = 1,
+                    [attempts] if *attempts == given + 2 && died_with(number) => seen.received += 1,
                     _ => complain(format!("message {number} had been given {given} times, and came as {got:?}")),
                 }
             }
@@ -705,22 +732,25 @@ impl Eyes {
                 complain(format!("{lagged} lagged, and receivers heard of {heard}"));
             }
             let counted = lagged + gone;
-            let uncounted = killed_holder.filter(|n| missing.contains(n) && counted + 1 == missing.len() as u64);
-            match uncounted {
-                Some(_) => seen.received = 2,
+            let finished = missing.iter().filter(|&&number| died_with(number)).count() as u64;
+            match finished {
+                1.. if counted + finished == missing.len() as u64 => {
+                    seen.received += finished;
+                    seen.finished += finished;
+                }
                 // Before a new group was joined, others went round.
-                None if group == 2 && said.is_some() => {}
-                None if counted != missing.len() as u64 => {
+                _ if group == 2 && said.is_some() => {}
+                _ if counted != missing.len() as u64 => {
                     complain(format!("{missing:?} did not come; {lagged} lagged and {gone} gone"));
                 }
-                None => seen.lost |= counted > 0,
+                _ => seen.lost |= counted > 0,
             }
             // A page is dropped without need only if the child holds up nobody: it is dead, and known to be.
             if !effect.is_out_of_the_way && self.channel.overflow() == Overflow::DropOldest {
                 continue;
             }
             let place = |n: &u64| before.sent.get(n).map(|offset| offset.page());
-            let others = missing.iter().filter(|&n| effect.receives != Some(*n) || group != 0);
+            let others = missing.iter().filter(|&&n| !effect.receives(n) || group != 0);
             let odd: Vec<_> = others.filter(|n| effect.drops.is_none() || place(n) != effect.drops).collect();
             if !odd.is_empty() {
                 complain(format!("lost without need: {odd:?}"));

@@ -1,10 +1,11 @@
 //! The child: one operation on a channel, between two stops by which the tracer knows its begin and its end.
 
-use crate::common::body;
+use crate::common::{body, poll_once};
 use disk_chan::{AckError, Channel, Create, Options, Receiver, RemoveGroupError, Sender, TryRecvError, TrySendError};
 use std::fmt::Write;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 
 /// The environment variable that makes this executable a child: what it is to do.
 pub const ACT: &str = "DISK_CHAN_EVERY_INSTRUCTION_ACT";
@@ -86,6 +87,21 @@ fn receive(said: &mut String, rx: &mut Receiver) {
     }
 }
 
+fn receive_many(said: &mut String, rx: &mut Receiver) {
+    // While it was stopped others may have taken them all.
+    let Poll::Ready(many) = poll_once(rx.recv_many(3)) else { return };
+    match many {
+        Ok(many) => {
+            many.iter().for_each(|m| write!(said, "got {} {} ", number(m), m.attempts()).unwrap());
+            halfway();
+            let count = many.len();
+            drop(many);
+            (0..count).for_each(|_| said.push_str("done "));
+        }
+        Err(error) => nothing(said, error.into()),
+    }
+}
+
 fn lease(said: &mut String, rx: &mut Receiver, back: bool) {
     match rx.try_lease() {
         Ok(lease) => {
@@ -128,6 +144,11 @@ pub fn run(act: &str, file: &Path) {
             let channel = open(file);
             let mut rx = channel.blocking_subscribe("a").expect("the group is there");
             stepped(|| (0..if act == "recv" { 1 } else { 2 }).for_each(|_| receive(out, &mut rx)));
+        }
+        "recv_many" => {
+            let channel = open(file);
+            let mut rx = channel.blocking_subscribe("a").expect("the group is there");
+            stepped(|| receive_many(out, &mut rx));
         }
         "recv on" => {
             let channel = open(file);

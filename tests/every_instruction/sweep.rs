@@ -38,6 +38,8 @@ enum Setting {
     Room,
     /// The same, and each group has given one back.
     Returned,
+    /// The same, and "a" has given back all of them together.
+    Several,
     /// Nothing unread. If somebody else is there, a receiver of "b" is asleep.
     Asleep,
     /// A full page, and behind it one that was never used.
@@ -77,6 +79,8 @@ pub fn operations() -> Vec<Operation> {
         op("recv", "recv", Setting::Room, Block, "ack"),
         op("recv", "recv", Setting::Room, DropOldest, "ack"),
         op("recv, by extending a claim", "recv on", Setting::Room, Block, "extend"),
+        op("recv_many of 3", "recv_many", Setting::Room, Block, "extend_over"),
+        op("recv_many of 3 that were given back together", "recv_many", Setting::Several, Block, "say_taken_out"),
         op("lease+ack", "lease+ack", Setting::Room, Block, "ack"),
         op("lease+ack", "lease+ack", Setting::Room, DropOldest, "ack"),
         op("lease+give_back", "lease+give_back", Setting::Room, Block, "give_back"),
@@ -121,12 +125,9 @@ impl Operation {
 
     /// What it does when nothing comes between.
     fn at_last(&self, effect: Effect) -> Seen {
-        let received = match self.act {
-            "recv" | "recv on" | "recv twice" | "lease+ack" => 2,
-            "lease+give_back" | "drop" => 1,
-            _ => 0,
-        };
-        Seen { sent: effect.sends as usize, received, removed: effect.removes, lost: false }
+        let received = effect.receives.map_or(0, |(_, count)| count);
+        let finished = if matches!(self.act, "lease+give_back" | "drop") { 0 } else { received };
+        Seen { sent: effect.sends as usize, received, finished, removed: effect.removes, lost: false }
     }
 }
 
@@ -152,15 +153,18 @@ struct Scene<'a> {
 impl<'a> Scene<'a> {
     fn new(op: &'a Operation, path: PathBuf) -> Self {
         let _ = std::fs::remove_file(&path);
-        let mut stage = Stage::new(&path, op.overflow);
+        let mut stage = Stage::new(&path, op.overflow, op.act == "recv_many" || op.setting == Setting::Several);
         let slots = stage.before.slots;
         let (mut receives, mut drops) = (None, None);
         match op.setting {
-            Setting::Room | Setting::Returned => {
+            Setting::Room | Setting::Returned | Setting::Several => {
                 stage.advance_to(PAGES + 1, slots - 5);
                 stage.send(3);
                 if op.setting == Setting::Returned {
                     drop((stage.lease(0), stage.lease(1)));
+                }
+                if op.setting == Setting::Several {
+                    stage.forget_all(0);
                 }
                 if op.act == "recv on" {
                     // With the first the child is done before anything happens to it.
@@ -195,8 +199,12 @@ impl<'a> Scene<'a> {
         }
         let before = stage.before.clone();
         drop(stage);
-        let receives = receives
-            .filter(|_| matches!(op.act, "recv" | "recv on" | "recv twice" | "lease+ack" | "lease+give_back" | "drop"));
+        let count = match op.act {
+            "recv" | "recv on" | "recv twice" | "lease+ack" | "lease+give_back" | "drop" => Some(1),
+            "recv_many" => Some(before.unfinished[0].len() as u64),
+            _ => None,
+        };
+        let receives = receives.zip(count);
         let effect = Effect {
             sends: match op.act {
                 "send" | "reserve+commit" => 1,
@@ -486,7 +494,7 @@ impl Sweep<'_> {
             if self.met == Met::Killed {
                 if seen.sent < previous.1.sent
                     || previous.1.removed && !seen.removed
-                    || seen.received < previous.1.received && !seen.lost
+                    || (seen.received < previous.1.received || seen.finished < previous.1.finished) && !seen.lost
                 {
                     complaints.push(format!("{seen:?}, but after {} instructions {:?}", previous.0, previous.1));
                 }
@@ -494,8 +502,8 @@ impl Sweep<'_> {
                     previous = (point, seen);
                 }
                 let unfinished = reference.halfway.is_some_and(|halfway| point <= halfway);
-                if unfinished && seen.received == 2 {
-                    complaints.push("the message was not finished, and is gone".into());
+                if unfinished && seen.finished > 0 {
+                    complaints.push("a message was not finished, and is gone".into());
                 }
                 let at_last = self.scene.op.at_last(self.scene.effect);
                 if Some(point) == last && seen != at_last && !seen.lost {

@@ -74,7 +74,7 @@ pub enum Choice {
     Death,
 }
 
-const OPS: [(Op, u64); 16] = [
+const OPS: [(Op, u64); 17] = [
     (Op::Send, 30),
     (Op::SendMany, 6),
     (Op::SendDurable, 8),
@@ -84,6 +84,7 @@ const OPS: [(Op, u64); 16] = [
     (Op::Subscribe, 5),
     (Op::Remove, 2),
     (Op::Receive, 16),
+    (Op::ReceiveMany, 6),
     (Op::Lease, 10),
     (Op::Ack, 10),
     (Op::GiveBack, 3),
@@ -105,7 +106,8 @@ pub fn options(rng: &mut Rng) -> Options {
         .max_groups(rng.between(2, 4) as usize)
         .max_opens(2)
         .max_op_cells(rng.between(2, 4) as usize)
-        .max_held(rng.between(2, 8) as usize)
+        // With many, several messages go out together.
+        .max_held(if rng.percent(50) { rng.between(2, 8) } else { rng.between(64, 100) } as usize)
         .typical_message_len(lens[rng.index(lens.len())])
         .overflow(if rng.percent(50) { Overflow::Block } else { Overflow::DropOldest })
         .durability(if rng.percent(15) { Durability::Always } else { Durability::Buffered })

@@ -9,8 +9,8 @@ use crate::group::Group;
 use crate::layout::{Layout, PageState};
 use crate::page::Page;
 use crate::{
-    AckError, Channel, Durability, Lease, Offset, OpenError, Options, Overflow, Receiver, SendError, Sender, Start,
-    TryRecvError,
+    AckError, Channel, Durability, Lease, Offset, OpenError, Options, Overflow, Receiver, RecvError, SendError, Sender,
+    Start, TryRecvError,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -139,6 +139,7 @@ pub enum Op {
     Subscribe,
     Remove,
     Receive,
+    ReceiveMany,
     Lease,
     Ack,
     GiveBack,
@@ -347,7 +348,7 @@ impl World {
         let id = self.new_id();
         let (tx, bytes) = (self.handles.senders[sender].clone(), content(id, len));
         let mut future: Sending = Box::pin(async move { tx.send_durable(bytes).await });
-        let (polled, span) = self.span(|_| poll(&mut future));
+        let (polled, span) = self.span(|_| poll(future.as_mut()));
         if let Poll::Ready(sent) = polled {
             let offset = sent.map_err(|e| format!("send_durable: {e}"))?;
             self.sent(id, sender, len, offset, span)?;
@@ -389,7 +390,7 @@ impl World {
         let mut ready = Vec::new();
         let (disk, flying) = (Arc::clone(&self.disk), &mut self.handles.flying);
         disk.wait_until("a durable send", || {
-            flying.retain_mut(|(id, future)| match poll(future) {
+            flying.retain_mut(|(id, future)| match poll(future.as_mut()) {
                 Poll::Pending => true,
                 Poll::Ready(sent) => {
                     ready.push((*id, sent));
@@ -534,6 +535,47 @@ impl World {
         Ok(Some(id))
     }
 
+    /// Receives what is there, up to `limit` messages; it is done with the first of them, and forgets the others.
+    pub fn receive_many(&mut self, group: &str, limit: u64, done: u64) -> Result<(), Broken> {
+        let at = self.receiver(group)?;
+        let mut receiver = self.handles.receivers.swap_remove(at);
+        let mut out = Vec::new();
+        let got = {
+            let mut future = Box::pin(receiver.1.recv_many(limit as usize));
+            match poll(future.as_mut()) {
+                Poll::Ready(Ok(many)) => {
+                    let mut at = self.disk.position();
+                    for (n, message) in many.into_iter().enumerate() {
+                        out.push((message.offset(), message.to_vec(), at));
+                        if (n as u64) < done {
+                            drop(message);
+                        } else {
+                            std::mem::forget(message);
+                        }
+                        at = self.disk.position();
+                    }
+                    Ok(())
+                }
+                Poll::Ready(Err(e)) => Err(e),
+                Poll::Pending => Ok(()),
+            }
+        };
+        let end = self.disk.position();
+        self.handles.receivers.push(receiver);
+        match got {
+            Ok(()) => {}
+            Err(RecvError::Lagged(_)) if self.model.overflow == Overflow::DropOldest => {}
+            Err(e) => return Err(format!("group {group} at {end}: recv_many: {e}")),
+        }
+        for (n, (offset, bytes, begin)) in out.into_iter().enumerate() {
+            let id = self.handed_out(group, offset, &bytes)?;
+            if (n as u64) < done {
+                self.finished(group, id, Span { begin, end });
+            }
+        }
+        Ok(())
+    }
+
     pub fn lease(&mut self, group: &str) -> Result<bool, Broken> {
         let at = self.receiver(group)?;
         let (lease, _) = self.span(|w| w.handles.receivers[at].1.try_lease());
@@ -629,6 +671,7 @@ impl World {
                 Ok(())
             }
             (Op::Receive, Some(group)) => self.receive(&group).map(drop),
+            (Op::ReceiveMany, Some(group)) => self.receive_many(&group, rng.between(2, 40), rng.between(0, 40)),
             (Op::Lease, Some(group)) => self.lease(&group).map(drop),
             (Op::CatchUp, Some(group)) => {
                 let most = rng.between(5, 200);
@@ -668,6 +711,8 @@ impl World {
         for at in (0..self.handles.held.len()).rev() {
             self.ack(at)?;
         }
+        // What they have forgotten goes back.
+        self.handles.receivers.clear();
         let look = self.look()?;
         let mut count = 0;
         for (name, there) in &look.groups {
@@ -725,6 +770,6 @@ impl World {
     }
 }
 
-fn poll(future: &mut Sending) -> Poll<Result<Offset, SendError>> {
-    future.as_mut().poll(&mut Context::from_waker(futures::task::noop_waker_ref()))
+fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(futures::task::noop_waker_ref()))
 }

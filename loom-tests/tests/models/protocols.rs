@@ -7,9 +7,9 @@
 //! and it knows no time. Dekker pairs are fences (`SeqCst` accesses count as acquire-release).
 use disk_chan::Overflow::{Block, DropOldest};
 use disk_chan::cells::{ClaimState, Count, Kind};
-use disk_chan::claim::{Hand, Nothing};
+use disk_chan::claim::{Hand, Nothing, Want};
 use disk_chan::extend::Extended;
-use disk_chan::layout::{PageState, SlotState};
+use disk_chan::layout::{PageState, ROW, SlotState};
 use disk_chan::opens::OpenId;
 use disk_chan::ops::OpCell;
 use disk_chan::ring::{Blocked, Refused};
@@ -33,7 +33,7 @@ fn commit_and_read() {
             move || model.send(7).unwrap()
         });
         let mut hand = model.hand();
-        if let Ok((claim, byte)) = model.receive(&mut hand, Kind::Message) {
+        if let Ok((claim, byte)) = model.receive(&mut hand, Want::Message) {
             assert_eq!(byte, 7);
             model.group().ack(&claim).0.unwrap();
             sender.join().unwrap();
@@ -95,7 +95,7 @@ fn claim_and_claim() {
         model.send(1).unwrap();
         model.send(2).unwrap();
         let one = |model: &Model| loop {
-            match model.receive(&mut model.hand(), Kind::Message) {
+            match model.receive(&mut model.hand(), Want::Message) {
                 Ok((claim, byte)) => {
                     model.group().ack(&claim).0.unwrap();
                     return byte;
@@ -127,21 +127,21 @@ fn no_claim_is_anonymous() {
         let group = model.group();
         let cell = group.cell(0);
         group.cells_used().store(1, SeqCst);
-        let taken = cell.take(1, Kind::Message).unwrap();
+        let taken = cell.take(1, Kind::Message, 0).unwrap();
         cell.intend(taken, 0, 1, true);
         let (_, word) = group.in_page(0);
         let cursor = disk_chan::layout::GroupCursor { closed: false, cell: Some(0), index: 1 };
         word.store(cursor.word(group.tag(0)), SeqCst);
         let other = thread::spawn({
             let model = Arc::clone(&model);
-            move || model.receive(&mut model.hand(), Kind::Message).map(|(_, byte)| byte)
+            move || model.receive(&mut model.hand(), Want::Message).map(|(_, byte)| byte)
         });
         group.reap(model.other);
         let first = other.join().unwrap().unwrap();
         // Its claim was completed by the other, or found by name: given back either way.
         group.reap(model.other);
         let mut hand = model.hand();
-        let (_, second) = model.receive(&mut hand, Kind::Message).unwrap();
+        let (_, second) = model.receive(&mut hand, Want::Message).unwrap();
         assert_eq!(first + second, 3, "each once: {first}, {second}");
     });
 }
@@ -156,13 +156,13 @@ fn a_claim_that_is_over_is_not_made_again() {
         model.send(1).unwrap();
         let late = thread::spawn({
             let model = Arc::clone(&model);
-            move || model.receive(&mut model.hand(), Kind::Message).is_ok()
+            move || model.receive(&mut model.hand(), Want::Message).is_ok()
         });
         // The same message claimed and finished meanwhile, step by step, by the same cell.
         let group = model.group();
         let cell = group.cell(0);
         group.cells_used().store(1, SeqCst);
-        if let Some(taken) = cell.take(1, Kind::Message) {
+        if let Some(taken) = cell.take(1, Kind::Message, 0) {
             let (intent, _) = cell.intend(taken, 0, 1, true);
             let (_, word) = group.in_page(0);
             let claimed = disk_chan::layout::GroupCursor { closed: false, cell: Some(0), index: 1 };
@@ -190,13 +190,13 @@ fn a_claim_is_extended_once() {
         let model = Arc::new(Model::new(4, Block));
         model.send_all(1..4);
         let mut hand = model.hand();
-        assert_eq!(model.receive(&mut hand, Kind::Message).unwrap().1, 1);
+        assert_eq!(model.receive(&mut hand, Want::Message).unwrap().1, 1);
         assert!(hand.claim.goes_on);
         model.group().say_done(&hand.claim);
         let other = thread::spawn({
             let model = Arc::clone(&model);
             move || {
-                let (claim, byte) = model.receive(&mut model.hand(), Kind::Message).ok()?;
+                let (claim, byte) = model.receive(&mut model.hand(), Want::Message).ok()?;
                 model.group().ack(&claim).0.unwrap();
                 Some(byte)
             }
@@ -229,7 +229,7 @@ fn a_claim_that_waits_is_ended_or_extended() {
         let model = Arc::new(Model::new(2, Block));
         model.send(1).unwrap();
         let mut hand = model.hand();
-        let (claim, _) = model.receive(&mut hand, Kind::Message).unwrap();
+        let (claim, _) = model.receive(&mut hand, Want::Message).unwrap();
         model.send(2).unwrap();
         model.group().say_done(&claim);
         let other = thread::spawn({
@@ -261,9 +261,9 @@ fn removal_against_an_extended_claim() {
         let second = disk_chan::group::Group::activate(&model.ring(), 1);
         model.send_all(1..5);
         // The other group is done with page 0.
-        second.set_done_over(0, 1, 1);
+        second.set_all_done(0, 1, 3);
         let mut hand = model.hand();
-        let (claim, _) = model.receive(&mut hand, Kind::Message).unwrap();
+        let (claim, _) = model.receive(&mut hand, Want::Message).unwrap();
         model.group().say_done(&claim);
         let sender = thread::spawn({
             let model = Arc::clone(&model);
@@ -293,14 +293,14 @@ fn the_dead_had_extended_a_claim() {
         let model = Arc::new(Model::new(4, Block));
         model.send_all(1..4);
         let mut hand = Hand::new(model.other.index, 0, 0);
-        let (claim, _) = model.receive(&mut hand, Kind::Message).unwrap();
+        let (claim, _) = model.receive(&mut hand, Want::Message).unwrap();
         model.group().say_done(&claim);
         assert_eq!(model.group().extend(&mut hand), Extended::Claimed);
         model.other_is_dead.store(true, SeqCst);
         let other = thread::spawn({
             let model = Arc::clone(&model);
             move || {
-                let (claim, byte) = model.receive(&mut model.hand(), Kind::Message).unwrap();
+                let (claim, byte) = model.receive(&mut model.hand(), Want::Message).unwrap();
                 model.group().ack(&claim).0.unwrap();
                 byte
             }
@@ -316,6 +316,165 @@ fn the_dead_had_extended_a_claim() {
     });
 }
 
+/// Messages that went out together and whose owner died: each that it was not done with is given once more.
+/// Fails when: what is taken out is not noted.
+#[test]
+fn several_are_taken_out_once() {
+    explore(2, || {
+        let model = Arc::new(Model::with_row(4));
+        model.send_all(1..4);
+        let mut hand = Hand::new(model.other.index, 0, 0);
+        let (mut claim, _) = model.receive(&mut hand, Want::Several).unwrap();
+        assert_eq!(model.group().extend_over(&claim, 9).map(|extent| extent.more()), Some(2));
+        // Done with the second of them.
+        (claim.offset, claim.together) = (disk_chan::Offset::from_u64(1), 7);
+        assert_eq!(model.group().finish_one(&claim), None);
+        model.other_is_dead.store(true, SeqCst);
+        model.group().reap(model.other);
+        assert_eq!(model.group().held_and_returned(), [0, 2, 0]);
+        let one = |model: &Model| model.receive(&mut model.hand(), Want::Message).ok();
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || one(&model)
+        });
+        let mine = one(&model);
+        let all = [mine, other.join().unwrap()].map(|one| one.expect("there were two"));
+        let mut bytes = all.map(|(_, byte)| byte);
+        bytes.sort_unstable();
+        assert_eq!(bytes, [1, 3]);
+        assert!(all.iter().all(|(claim, _)| claim.word.attempts() == 1));
+        assert_eq!(model.receive(&mut model.hand(), Want::Message).map(|_| ()), Err(Nothing::Empty));
+        all.iter().for_each(|(claim, _)| model.group().ack(claim).0.unwrap());
+        assert!(model.drain().0.is_empty());
+        assert!((0..3).all(|index| model.group().is_done(0, index)));
+        model.group().settle();
+        assert_eq!(model.group().held_and_returned(), [0; 3]);
+    });
+}
+
+/// So many messages that go out together, and whose owner dies.
+fn given_back_together(model: &Model, count: u8) {
+    model.send_all(1..count + 1);
+    let mut hand = Hand::new(model.other.index, 0, 0);
+    let (claim, _) = model.receive(&mut hand, Want::Several).unwrap();
+    assert_eq!(model.group().extend_over(&claim, 9).map(|extent| extent.more()), Some(count as usize - 1));
+    model.other_is_dead.store(true, SeqCst);
+    model.group().reap(model.other);
+}
+
+/// Fails when: the remover tries only once.
+#[test]
+fn removal_against_a_taking_out() {
+    explore(2, || {
+        let model = Arc::new(Model::with_row(4));
+        given_back_together(&model, 2);
+        let remover = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.group().deactivate(&model.ring())
+        });
+        if let Ok((claim, _)) = model.receive(&mut model.hand(), Want::Message) {
+            let _ = model.group().ack(&claim);
+        }
+        remover.join().unwrap();
+        assert!(model.group().cells().all(|cell| cell.load().state() == ClaimState::Free));
+    });
+}
+
+/// Fails when: a cell that changes while it is looked at is passed over.
+#[test]
+fn what_was_given_back_together_comes_before_what_is_new() {
+    explore(2, || {
+        let model = Arc::new(Model::with_row(4));
+        given_back_together(&model, 3);
+        model.send(9).unwrap();
+        let one = |model: &Model| model.receive(&mut model.hand(), Want::Message).unwrap().1;
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || one(&model)
+        });
+        let mine = one(&model);
+        assert!(mine != 9 && other.join().unwrap() != 9);
+    });
+}
+
+/// What was taken out is held still, and the cell that had it is used again.
+/// Fails when: the cursor names the cell still when it is free.
+#[test]
+fn a_cell_that_is_empty_is_used_again() {
+    explore(2, || {
+        let model = Arc::new(Model::with_row(8));
+        given_back_together(&model, 3);
+        let mut out: Vec<_> = (0..3).map(|_| model.receive(&mut model.hand(), Want::Owned).unwrap()).collect();
+        // One cell is free, and the row.
+        model.group().ack(&out.remove(0).0).0.unwrap();
+        model.group().settle();
+        model.send_all(8..10);
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.receive(&mut model.hand(), Want::Several).map(|(_, byte)| byte)
+        });
+        let mine = model.receive(&mut model.hand(), Want::Owned).map(|(_, byte)| byte);
+        assert!([mine, other.join().unwrap()].into_iter().flatten().all(|byte| byte > 3));
+    });
+}
+
+/// One who dies while it takes a message out: that is given back, and no other is lost.
+/// Fails when: who takes the next does not complete the taking before; when it is not named.
+#[test]
+fn who_takes_one_of_several_dies() {
+    explore(2, || {
+        let model = Arc::new(Model::with_row(4));
+        model.send_all(1..3);
+        let mut hand = model.hand();
+        let (mut claim, _) = model.receive(&mut hand, Want::Several).unwrap();
+        let group = model.group();
+        claim.extent = group.extend_over(&claim, 9).unwrap();
+        assert!(group.leave(&claim));
+        // This one stops right after its swap.
+        let (several, taker) = (group.cell(claim.cell as usize), group.cell(1));
+        let taken = taker.take(1, Kind::Message, 1).unwrap();
+        taker.intend(taken, 0, 1, true);
+        assert!(several.change(several.load(), several.load().several(Some((1, 0)))));
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                let (claim, byte) = model.receive(&mut model.hand(), Want::Message).ok()?;
+                model.group().ack(&claim).0.unwrap();
+                Some(byte)
+            }
+        });
+        group.reap(model.other);
+        let mut all: Vec<u8> = other.join().unwrap().into_iter().collect();
+        group.reap(model.other);
+        all.extend(model.drain().0);
+        all.sort_unstable();
+        assert_eq!(all, [1, 2]);
+    });
+}
+
+/// ORDER[row]: a row is kept by one, or its cells are used one by one.
+/// Fails when: who takes a cell of a row does not look at the first; who takes a row does not look at the others.
+#[test]
+fn a_row_against_a_cell() {
+    explore(2, || {
+        let model = Arc::new(Model::with_row(4));
+        model.send_all(1..3);
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                let mut hand = model.hand();
+                hand.cell = ROW + 1;
+                model.receive(&mut hand, Want::Owned).unwrap().0
+            }
+        });
+        let (claim, _) = model.receive(&mut model.hand(), Want::Several).unwrap();
+        let other = other.join().unwrap();
+        let is_in_row = |cell: u32| (ROW as u32..2 * ROW as u32).contains(&cell);
+        assert!(!claim.word.keeps_row() || !is_in_row(other.cell));
+        assert_eq!(claim.word.keeps_row(), is_in_row(claim.cell));
+    });
+}
+
 /// ORDER[ack]: a page is not turned while a message in it is held, and is when it is done.
 /// Fails when: a turn does not ask whether the groups are done.
 #[test]
@@ -325,7 +484,7 @@ fn ack_and_recycle() {
         model.send(1).unwrap();
         model.send(2).unwrap();
         let mut hand = model.hand();
-        let (claim, byte) = model.receive(&mut hand, Kind::Message).unwrap();
+        let (claim, byte) = model.receive(&mut hand, Want::Message).unwrap();
         assert_eq!(byte, 1);
         let sender = thread::spawn({
             let model = Arc::clone(&model);
@@ -385,7 +544,7 @@ fn copy_against_a_turn() {
         });
         let mut hand = model.hand();
         let (mut got, mut lost) = (Vec::new(), 0);
-        match model.receive(&mut hand, Kind::Message) {
+        match model.receive(&mut hand, Want::Message) {
             Ok((claim, byte)) => {
                 got.push(byte);
                 let _ = model.group().ack(&claim);
@@ -422,7 +581,7 @@ fn a_lease_of_a_removed_group() {
                 model.send(3).is_ok()
             }
         });
-        if let Ok((_, byte)) = model.receive(&mut model.hand(), Kind::Lease) {
+        if let Ok((_, byte)) = model.receive(&mut model.hand(), Want::Lease) {
             assert_eq!(byte, 1, "the copy is of another lap");
         }
         sender.join().unwrap();
@@ -439,7 +598,7 @@ fn give_back_against_a_turn() {
         model.send(1).unwrap();
         model.send(2).unwrap();
         let mut hand = model.hand();
-        let (claim, _) = model.receive(&mut hand, Kind::Lease).unwrap();
+        let (claim, _) = model.receive(&mut hand, Want::Lease).unwrap();
         let sender = thread::spawn({
             let model = Arc::clone(&model);
             move || model.send(3).is_ok()
@@ -522,7 +681,7 @@ fn a_new_group_against_a_turn() {
         model.send(1).unwrap();
         model.send(2).unwrap();
         let mut hand = model.hand();
-        let (claim, _) = model.receive(&mut hand, Kind::Message).unwrap();
+        let (claim, _) = model.receive(&mut hand, Want::Message).unwrap();
         model.group().ack(&claim).0.unwrap();
         let sender = thread::spawn({
             let model = Arc::clone(&model);
@@ -560,7 +719,7 @@ fn removal_against_a_claim() {
             }
         });
         let mut hand = model.hand();
-        if let Ok((claim, byte)) = model.receive(&mut hand, Kind::Message) {
+        if let Ok((claim, byte)) = model.receive(&mut hand, Want::Message) {
             let page = model.ring().page(0);
             assert_eq!((page.number(), byte), (0, 1), "turned under a message of a removed group");
             let _ = model.group().ack(&claim);
@@ -588,7 +747,7 @@ fn half_a_removal_against_a_claim() {
                 model.send(3).is_ok()
             }
         });
-        if let Ok((claim, byte)) = model.receive(&mut model.hand(), Kind::Message) {
+        if let Ok((claim, byte)) = model.receive(&mut model.hand(), Want::Message) {
             let page = model.ring().page(0);
             assert_eq!((page.number(), byte), (0, 1), "turned under a message of a removed group");
             let _ = model.group().ack(&claim);
@@ -621,7 +780,7 @@ fn receivers_sleep_and_wake() {
         let (mut hand, mut place) = (model.hand(), None);
         let byte = loom::future::block_on(std::future::poll_fn(|cx| {
             for again in [false, true] {
-                match model.receive(&mut hand, Kind::Message) {
+                match model.receive(&mut hand, Want::Message) {
                     Ok((_, byte)) => return Poll::Ready(byte),
                     Err(_) if again => {}
                     Err(_) => {
@@ -649,7 +808,7 @@ fn senders_wait_for_room() {
         model.send(2).unwrap();
         let list = Arc::new(WaitList::default());
         let mut hand = model.hand();
-        let (claim, _) = model.receive(&mut hand, Kind::Message).unwrap();
+        let (claim, _) = model.receive(&mut hand, Want::Message).unwrap();
         let receiver = thread::spawn({
             let (model, list) = (Arc::clone(&model), Arc::clone(&list));
             move || {
@@ -753,7 +912,7 @@ fn close_against_a_send() {
         assert_eq!(model.ring().page(0).cursor().state, PageState::Sealed);
         let (mut hand, mut early) = (model.hand(), 0);
         let ended = loop {
-            match model.receive(&mut hand, Kind::Message) {
+            match model.receive(&mut hand, Want::Message) {
                 Ok((claim, _)) => {
                     model.group().ack(&claim).0.unwrap();
                     early += 1;
@@ -796,17 +955,17 @@ fn a_lease_ends_once() {
         let model = Arc::new(Model::new(2, Block));
         model.send(1).unwrap();
         model.send(2).unwrap();
-        let (claim, _) = model.receive(&mut model.hand(), Kind::Lease).unwrap();
+        let (claim, _) = model.receive(&mut model.hand(), Want::Lease).unwrap();
         let thief = thread::spawn({
             let model = Arc::clone(&model);
             move || {
                 let group = model.group();
                 let stolen = group.take_overdue(|| 10);
                 if stolen {
-                    let (again, byte) = model.receive(&mut model.hand(), Kind::Lease).unwrap();
+                    let (again, byte) = model.receive(&mut model.hand(), Want::Lease).unwrap();
                     assert_eq!((again.cell, again.word.attempts(), byte), (claim.cell, 1, 1));
                     group.ack(&again).0.unwrap();
-                    let (next, byte) = model.receive(&mut model.hand(), Kind::Lease).unwrap();
+                    let (next, byte) = model.receive(&mut model.hand(), Want::Lease).unwrap();
                     assert_eq!((next.cell, byte), (claim.cell, 2));
                     group.ack(&next).0.expect("a late ack finished another message");
                 }
@@ -829,13 +988,13 @@ fn a_lease_is_taken_away_once() {
     explore(3, || {
         let model = Arc::new(Model::new(2, Block));
         model.send(1).unwrap();
-        model.receive(&mut model.hand(), Kind::Lease).unwrap();
+        model.receive(&mut model.hand(), Want::Lease).unwrap();
         let other = thread::spawn({
             let model = Arc::clone(&model);
             move || model.group().take_overdue(|| 10)
         });
         let mine = model.group().take_overdue(|| 10);
-        let again = model.receive_at(&mut model.hand(), Kind::Lease, 10);
+        let again = model.receive_at(&mut model.hand(), Want::Lease, 10);
         let theirs = other.join().unwrap();
         assert!(mine != theirs, "{mine} {theirs}");
         if let Ok((claim, _)) = again {
@@ -854,7 +1013,7 @@ fn cleaners_compete() {
         let mem = model.ring().mem;
         model.send(1).unwrap();
         let dead = model.other;
-        model.receive(&mut Hand::new(dead.index, 0, 0), Kind::Message).unwrap();
+        model.receive(&mut Hand::new(dead.index, 0, 0), Want::Message).unwrap();
         let cell = OpCell::reserving(mem, dead, 0).unwrap();
         std::mem::forget(cell);
         model.other_is_dead.store(true, SeqCst);
@@ -870,7 +1029,7 @@ fn cleaners_compete() {
         dead.detach(mem);
         let next = OpenId::attach(mem, dead.index);
         let cell = OpCell::reserving(mem, next, 0).unwrap();
-        let (claim, byte) = model.receive(&mut Hand::new(next.index, 0, 0), Kind::Message).unwrap();
+        let (claim, byte) = model.receive(&mut Hand::new(next.index, 0, 0), Want::Message).unwrap();
         assert_eq!((byte, claim.word.attempts()), (1, 1));
         late.join().unwrap();
         assert!(cell.is_ours(), "the op cell of the next open was cleaned");
@@ -889,7 +1048,7 @@ fn what_is_gone_is_counted_once() {
         let model = Arc::new(Model::new(2, DropOldest));
         let lose = |model: &Model| {
             let cell = model.group().cell(0);
-            let held = cell.take(0, Kind::Lease).unwrap().to(ClaimState::Held);
+            let held = cell.take(0, Kind::Lease, 0).unwrap().to(ClaimState::Held);
             assert!(cell.change(held.to(ClaimState::Taken), held));
             assert!(cell.change(held, held.to(ClaimState::Gone)));
         };

@@ -3,7 +3,7 @@
 #![no_main]
 
 use disk_chan::cells::{ClaimCell, Count, Kind};
-use disk_chan::claim::{Claim, Hand, How, Nothing};
+use disk_chan::claim::{Claim, Hand, Nothing, Want};
 use disk_chan::extend::Extended;
 use disk_chan::group::Group;
 use disk_chan::layout::{Geometry, Layout, PAGE_LIMIT_STEP, SlotState};
@@ -48,7 +48,7 @@ fn layout(overflow: Overflow, max_pages: usize) -> Layout {
         max_groups: 3,
         max_opens: 2,
         max_op_cells: 4,
-        max_held: 4,
+        max_held: 64,
         overflow,
         lease_timeout: 1000,
         max_attempts: 3,
@@ -91,19 +91,19 @@ impl<'a> User<'a> {
         Hand::new(self.me.index, group.page_hint().max(self.ring().tail().page), 1)
     }
 
-    fn receive(&mut self, group: Group<'a>, hand: &mut Hand, kind: Kind) -> Option<Claim> {
+    fn receive(&mut self, group: Group<'a>, hand: &mut Hand, want: Want) -> Option<Claim> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let live = Alive(self.mem, self.me);
         let ring = Ring { mem: self.mem, live: &live, me: self.me };
         let got = loop {
-            match group.receive(&ring, hand, How { kind, now: 5, goes_on: kind == Kind::Message }, &mut buffer, true) {
+            match group.receive(&ring, hand, want, &mut buffer, true) {
                 Err(Nothing::Lagged(_)) => {}
                 Err(_) => break None,
                 Ok(()) => break Some(hand.claim),
             }
         };
         if let Some(claim) = &got {
-            let copied = kind == Kind::Lease || self.mem.layout.geometry.overflow == Overflow::DropOldest;
+            let copied = want == Want::Lease || self.mem.layout.geometry.overflow == Overflow::DropOldest;
             self.highest = self.highest.max(claim.offset);
             self.expect_sent(claim.offset, if copied { &buffer } else { claim.record.payload(self.mem) });
         }
@@ -144,9 +144,9 @@ impl<'a> User<'a> {
         let mut kept: Option<(Claim, Vec<u8>)> = None;
         let mut is_done = false;
         for n in 0..most {
-            let kind = if n % 3 == 1 { Kind::Lease } else { Kind::Message };
+            let want = [Want::Message, Want::Lease, Want::Several][n % 3];
             let extended = if std::mem::take(&mut is_done) { self.extend(group, &mut hand) } else { None };
-            let Some(claim) = extended.or_else(|| self.receive(group, &mut hand, kind)) else {
+            let Some(claim) = extended.or_else(|| self.receive(group, &mut hand, want)) else {
                 if let Some((claim, bytes)) = kept {
                     self.expect_unchanged(&claim, &bytes);
                     let _ = group.ack(&claim);
@@ -159,6 +159,17 @@ impl<'a> User<'a> {
                 kept = Some((claim, bytes));
             } else if gives_back && n % 5 == 0 && claim.word.attempts() == 0 {
                 let _ = group.give_back(&claim);
+            } else if claim.word.keeps_row() {
+                let _ = group.extend_over(&claim, n % 40);
+                let several: Vec<Claim> = self.several(group, claim);
+                for (i, claim) in several.iter().enumerate() {
+                    if !gives_back || i % 3 != 1 {
+                        let _ = group.finish_one(claim);
+                    }
+                }
+                if gives_back {
+                    group.leave(&claim);
+                }
             } else if claim.goes_on {
                 group.say_done(&claim);
                 is_done = true;
@@ -167,6 +178,23 @@ impl<'a> User<'a> {
             }
         }
         panic!("still messages after {most}");
+    }
+
+    /// The messages that a claim was extended over, as they go out.
+    fn several(&mut self, group: Group<'a>, first: Claim) -> Vec<Claim> {
+        let mut all = vec![first];
+        let more = group.cell(first.cell as usize).seen().extent.more();
+        for index in first.offset.index() as usize + 1..=first.offset.index() as usize + more {
+            let mut claim = Claim { offset: Offset::from_u64(first.offset.page() << 20 | index as u64), ..first };
+            if group.look_at(&mut claim) {
+                self.highest = self.highest.max(claim.offset);
+                self.expect_sent(claim.offset, claim.record.payload(self.mem));
+                all.push(claim);
+            }
+        }
+        let together = all.iter().fold(0, |bits, claim| bits | 1 << (claim.offset.index() % 32));
+        all.iter_mut().for_each(|claim| claim.together = together);
+        all
     }
 
     fn drops_oldest(&self) -> bool {
@@ -292,17 +320,28 @@ impl Found {
         user.send(1);
         let mut hand = user.hand(a);
         // Done, given back, and what is behind them.
-        let first = user.receive(a, &mut hand, Kind::Message).unwrap();
-        let second = user.receive(a, &mut hand, Kind::Lease).unwrap();
+        let first = user.receive(a, &mut hand, Want::Message).unwrap();
+        let second = user.receive(a, &mut hand, Want::Lease).unwrap();
         a.ack(&first).0.unwrap();
         a.give_back(&second).unwrap();
         user.send(2);
         if killed {
             let mut hand = user.hand(b);
-            let first = user.receive(b, &mut hand, Kind::Message).unwrap();
+            let first = user.receive(b, &mut hand, Want::Message).unwrap();
             b.say_done(&first);
             assert_eq!(b.extend(&mut hand), Extended::Claimed);
-            user.receive(b, &mut hand, Kind::Lease).unwrap();
+            user.receive(b, &mut hand, Want::Lease).unwrap();
+            // Several that went out together: one is done, and one was taken out of what is left.
+            if !user.drops_oldest() {
+                let mut hand = user.hand(a);
+                hand.seen_returns = Some(a.returns().load(Relaxed));
+                let first = user.receive(a, &mut hand, Want::Several).unwrap();
+                a.extend_over(&first, 9).expect("there are others");
+                let several = user.several(a, first);
+                assert_eq!(a.finish_one(&several[1]), None);
+                a.leave(&first);
+                user.receive(a, &mut hand, Want::Lease).unwrap();
+            }
             let ring = user.ring();
             let head = ring.head().page;
             let place = mem.layout.place(head);
@@ -316,7 +355,7 @@ impl Found {
             turning.turning(head);
             std::mem::forget(turning);
             let cell = ClaimCell::new(mem, b.number(), 3);
-            if let Some(word) = cell.take(user.me.index, Kind::Message) {
+            if let Some(word) = cell.take(user.me.index, Kind::Message, 0) {
                 cell.intend(word, head << 20, 5, false);
             }
             mem.sleepers()[0].store(3, Relaxed);
@@ -425,7 +464,7 @@ fn use_it(user: &mut User<'_>, orders: u8) {
         for (i, group) in groups.into_iter().flatten().enumerate() {
             // One that is kept while the ring goes round.
             let mut hand = user.hand(group);
-            let kept = user.receive(group, &mut hand, Kind::Message);
+            let kept = user.receive(group, &mut hand, Want::Message);
             let kept = kept.filter(|_| !user.drops_oldest() && orders & 4 != 0);
             let bytes = kept.map(|claim| claim.record.payload(user.mem).to_vec());
             user.drain(group, lap == 0);
