@@ -6,9 +6,9 @@ use crate::sleeper::Sleeper;
 use crate::{OwnedMessage, Receiver, RecvError, TryRecvError};
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
-use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use tokio::task::coop::poll_proceed;
 
 impl Receiver {
     /// The messages that are there, as copies; ends when there is none at the moment.
@@ -50,17 +50,13 @@ impl Receiver {
     fn poll_next_owned(&mut self, sleeper: &mut Sleeper, cx: &mut Context<'_>) -> Poll<Option<OwnedMessage>> {
         let Self { root, at } = &mut *self;
         at.take_loans_back(root);
-        let next = poll_fn(|cx| {
-            loop {
-                match at.poll(root, Want::Owned, sleeper, cx) {
-                    Poll::Ready(Err(RecvError::Lagged(_))) => {}
-                    other => return other,
-                }
+        ready!(poll_proceed(cx)).made_progress();
+        let claimed = loop {
+            match ready!(at.poll(root, Want::Owned, sleeper, cx)) {
+                Err(RecvError::Lagged(_)) => {}
+                claimed => break claimed,
             }
-        });
-        // tokio's cooperative budget, as in `claim`.
-        let next = std::pin::pin!(tokio::task::coop::cooperative(next));
-        let claimed = std::task::ready!(next.poll(cx));
+        };
         Poll::Ready(claimed.ok().map(|()| self.owned()))
     }
 }
@@ -166,7 +162,7 @@ macro_rules! stream {
                 if this.ended {
                     return Poll::Ready(None);
                 }
-                let next = std::task::ready!(this.receiver.poll_next_owned(&mut this.sleeper, cx));
+                let next = ready!(this.receiver.poll_next_owned(&mut this.sleeper, cx));
                 this.ended = next.is_none();
                 Poll::Ready(next)
             }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio::task::coop::consume_budget;
 
 /// Looks that a blocking receive makes, with pauses that double, before it sleeps.
 const SPINS: u32 = 7;
@@ -279,8 +280,15 @@ impl Receiver {
     async fn claim(&mut self, want: Want) -> Result<(), RecvError> {
         let Self { root, at } = self;
         at.take_loans_back(root);
+        consume_budget().await;
+        // Without a sleeper first, as most often there is one.
+        match at.attempt(root, want, false) {
+            Ok(()) => return Ok(()),
+            Err(TryRecvError::Lagged(n)) => return Err(RecvError::Lagged(n)),
+            Err(_) => {}
+        }
         let mut sleeper = Sleeper::receiver(at.group);
-        tokio::task::coop::cooperative(poll_fn(|cx| at.poll(root, want, &mut sleeper, cx))).await
+        poll_fn(|cx| at.poll(root, want, &mut sleeper, cx)).await
     }
 
     /// With a deadline goes the error if it passes.

@@ -19,6 +19,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio::task::coop::consume_budget;
 
 /// Sends messages into a channel. All methods take `&self`; a clone costs nothing that can run out.
 ///
@@ -96,6 +97,18 @@ impl Sender {
     }
 
     #[inline]
+    async fn place(&self, records: &[Record<'_>]) -> Result<Sent, SendError> {
+        consume_budget().await;
+        // Without a sleeper first, as most often there is room.
+        match self.try_place(records) {
+            Ok(sent) => return Ok(sent),
+            Err(Stop::Never(error)) => return Err(error),
+            Err(Stop::Full(_)) => {}
+        }
+        let mut sleeper = Sleeper::sender();
+        poll_fn(|cx| self.poll_place(cx, &mut sleeper, records)).await
+    }
+
     fn poll_place(
         &self,
         cx: &mut Context<'_>,
@@ -133,9 +146,7 @@ impl Sender {
     /// [`Durability::Always`](crate::Durability::Always) it may have sent the message.
     pub async fn send(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
         let record = [self.record(message.as_ref())?];
-        let mut sleeper = Sleeper::sender();
-        let place = poll_fn(|cx| self.poll_place(cx, &mut sleeper, &record));
-        let offset = first(tokio::task::coop::cooperative(place).await?);
+        let offset = first(self.place(&record).await?);
         if self.root.syncs_always() { self.make_durable(offset).await } else { Ok(offset) }
     }
 
@@ -304,9 +315,7 @@ impl Sender {
 
     async fn place_many<M: AsRef<[u8]>>(&self, many: &mut Many<'_, M>) -> Result<(), SendError> {
         while let Some(run) = many.next_run()? {
-            let mut sleeper = Sleeper::sender();
-            let place = poll_fn(|cx| self.poll_place(cx, &mut sleeper, &run));
-            many.sent(tokio::task::coop::cooperative(place).await?);
+            many.sent(self.place(&run).await?);
         }
         Ok(())
     }
