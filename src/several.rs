@@ -4,9 +4,9 @@
 //! **Invariants.**
 //! - A claim over several messages stands in the first cell of a *row* of claim cells, and keeps the others:
 //!   all of them until it is known how far it goes, then as many as there are messages to be done, less one.
-//!   Nobody else uses those, so no more than `max_held` messages are out. Who takes the first cell with its row looks at the
-//!   others after that; who takes one of the others looks at the first after that; who finds the other there
-//!   gives way.
+//!   Nobody else uses those, so no more than `max_held` messages are out. Who takes the first cell with its
+//!   row looks at the others after that; who takes one of the others looks at the first after that; who finds
+//!   the other there gives way.
 //! - It is extended once, and sealed by that.
 //! - Being done with one is one bit of the cell's word for done; the last sets the ack bits and frees the
 //!   cell.
