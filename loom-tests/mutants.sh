@@ -96,7 +96,7 @@ mutant no_claim_is_anonymous 'the next claimer does not complete the claim befor
 
 mutant a_claim_that_is_over_is_not_made_again 'a receiver does not look at the cursor again' \
     claim.rs 'let Some((number_of_cell, word)) = mine else {' \
-    'let (number_of_cell, word) = if let Some(mine) = mine.or_else(|| self.take_cell(hand, how.kind)) { mine } else {'
+    'let (number_of_cell, word) = if let Some(mine) = mine.or_else(|| self.take_cell(hand, want.kind(), 0)) { mine } else {'
 
 mutant a_claim_is_extended_once 'who claims does not seal the claim before' \
     extend.rs '                cell.seal(extent)
@@ -105,7 +105,7 @@ mutant a_claim_is_extended_once 'who claims does not seal the claim before' \
 
 mutant a_claim_is_extended_once 'a receiver does not look again where the claims end' \
     claim.rs 'let Some((number_of_cell, word)) = mine else {' \
-    'let (number_of_cell, word) = if let Some(mine) = mine.or_else(|| self.take_cell(hand, how.kind)) { mine } else {'
+    'let (number_of_cell, word) = if let Some(mine) = mine.or_else(|| self.take_cell(hand, want.kind(), 0)) { mine } else {'
 
 mutant a_claim_is_extended_once 'a claim is extended that was sealed' \
     cells.rs 'self.line[EXTENT].compare_exchange(from.0, to.0, SeqCst, Acquire).is_ok().then_some(to)' \
