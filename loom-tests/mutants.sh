@@ -114,10 +114,6 @@ mutant a_claim_is_extended_once 'a claim is extended that was sealed' \
 mutant a_claim_that_waits_is_ended_or_extended 'a claim is ended by another without being sealed' \
     extend.rs 'seen.is_done() && cell.seal(seen.extent);' 'seen.is_done();'
 
-mutant a_claim_that_waits_is_ended_or_extended 'what is done is read after how far it went' \
-    cells.rs 'let [done, first, extent] = [DONE, OFFSET, EXTENT].map' \
-    'let [first, extent, done] = [OFFSET, EXTENT, DONE].map'
-
 mutant removal_against_an_extended_claim 'who extends does not look at the group again' \
     extend.rs 'if !self.is_current() {
             return Extended::Over;' 'if false {

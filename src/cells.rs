@@ -305,9 +305,7 @@ impl<'a> ClaimCell<'a> {
     #[inline]
     pub fn read(self) -> Option<Seen> {
         let word = self.load();
-        // ORDER[operand]. What is done first: a message that was done before this began is the one that the
-        // extent says, or lies before it.
-        let [done, first, extent] = [DONE, OFFSET, EXTENT].map(|i| self.line[i].load(Acquire));
+        let [done, first, extent] = [DONE, OFFSET, EXTENT].map(|i| self.line[i].load(Acquire)); // ORDER[operand]
         let seen = Seen { word, first: Offset::from_u64(first), extent: Extent(extent), done };
         (self.load() == word).then_some(seen)
     }
