@@ -21,7 +21,7 @@ build() {
 
 # LOOM_MAX_DURATION: a mutant that is not found in this time has survived.
 run() {
-    LOOM_MAX_DURATION=90 timeout 110 "$models" --exact "protocols::$1"
+    LOOM_MAX_DURATION=180 timeout 200 "$models" --exact "protocols::$1"
 }
 
 # A model that fails anyway would catch everything.
