@@ -140,6 +140,9 @@ mutant a_row_against_a_cell 'who takes a cell of a row does not look at the firs
 mutant a_row_against_a_cell 'who takes a row does not look at the others' \
     several.rs 'if (row + 1..row + ROW).all(' 'if (row + ROW..row + ROW).all('
 
+mutant a_row_against_a_cell 'who takes a row looks at the others without a fence' \
+    several.rs '            full_fence_after_rmw(); // ORDER[row]: with the fence in is_kept' ''
+
 mutant a_row_against_a_cell 'who takes a cell of a row looks at the first without a fence' \
     several.rs '        full_fence_after_rmw(); // ORDER[row]: with the fence in take_row' ''
 

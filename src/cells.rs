@@ -8,10 +8,10 @@
 //! is TAKEN.
 //!
 //! - **Invariant (claim).** An INTENT is a claim if and only if the group's cursor in its offset's
-//!   page names the cell and stands right behind that index, or a SEVERAL word names it. Whoever moves that cursor on first makes
-//!   such an INTENT HELD, so that no claim is ever anonymous. (A cursor may name a cell by a claim
-//!   that is over. So an owner looks at the cursor once more after it took the cell: as long as it
-//!   has the cell, nobody but itself makes a cursor name it.)
+//!   page names the cell and stands right behind that index, or a SEVERAL word names it (several.rs).
+//!   Whoever moves that cursor on first makes such an INTENT HELD, so that no claim is ever anonymous.
+//!   (A cursor may name a cell by a claim that is over. So an owner looks at the cursor once more after
+//!   it took the cell: as long as it has the cell, nobody but itself makes a cursor name it.)
 //! - HELD(epoch) of a lease is left by one compare-and-swap, and only one wins: DONE or RETURNED.
 //!   That of a message is left by its owner alone, as long as that lives and is not done with it; under
 //!   `Block` its ack bit is set and then the cell is free, without DONE. So HELD beside a set ack bit, or

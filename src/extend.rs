@@ -13,7 +13,7 @@
 //!   claim that the cursor names ([`Group::frontier`]). Who moves the cursor on seals that extent first, by
 //!   a CAS from exactly the extent that it saw; who finds it sealed extends no more. So every message is
 //!   claimed once, and in their order. The cell of a claim that is over tells its extent until it is used
-//!   again, and by then the acks tell it.
+//!   again, and by then the acks tell it; where they do not, the cursor was moved behind it (several.rs).
 //! - Ack bits are set when the claim ends. Until then whoever needs them sets them for the owner
 //!   ([`Group::settle`]), and ends a claim that only waits to be extended. A cell leaves a claim only after
 //!   the ack bits of what its owner is done with are set.
