@@ -38,6 +38,16 @@ mutant copy_against_a_turn 'a loss is not counted' \
 mutant reserve_and_seal 'a page is left without being sealed' \
     ring.rs 'if !self.seal(&mut cell, from, |page, c| page.is_full(c)) {' 'if false {'
 
+mutant a_reader_against_a_turn 'the page number is not read after the words of the page' \
+    read.rs '|| page.number() != number {' '{'
+
+mutant a_reader_against_a_turn 'a cursor that was turned is not known for it' \
+    read.rs 'if c.lap != self.mem.layout.cursor_lap(number) ||' 'if'
+
+mutant a_reader_against_a_turn 'a copy looks neither at the page number nor at the offset' \
+    page.rs 'number == crate::Offset::from_u64(offset).page()' 'number != u64::MAX' \
+    page.rs 'head[1] == offset)?' 'head[1] != u64::MAX)?'
+
 mutant a_lease_of_a_removed_group 'a copy looks neither at the page number nor at the offset' \
     page.rs 'number == crate::Offset::from_u64(offset).page()' 'number != u64::MAX' \
     page.rs 'head[1] == offset)?' 'head[1] != u64::MAX)?'

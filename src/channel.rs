@@ -12,8 +12,8 @@ use crate::off_thread;
 use crate::opens::OpenId;
 use crate::shared::Root;
 use crate::{
-    Durability, GroupName, Offset, OpenError, Options, Overflow, Receiver, RecoveryReport, RemoveGroupError, Sender,
-    Start, SubscribeError, SyncError,
+    Durability, GroupName, Offset, OpenError, Options, Overflow, ReadError, Reader, Receiver, Record, RecoveryReport,
+    RemoveGroupError, Sender, Slice, Start, SubscribeError, SyncError, TryReadError,
 };
 use std::fmt;
 use std::path::Path;
@@ -272,9 +272,62 @@ impl Channel {
             syncs: ring.mem.syncs()[0].load(Relaxed),
             sync_time: Duration::from_micros(ring.mem.syncs()[1].load(Relaxed)),
             durable_offset: self.durable_offset(),
-            first_offset: Offset::new(ring.tail().page, 0),
+            first_offset: ring.first(),
             end_offset: ring.end(),
         }
+    }
+
+    /// Reads what is in the ring, without a group; it begins with the oldest message.
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.root))
+    }
+
+    /// The message at an offset, as a copy; the next one if none is there.
+    ///
+    /// # Errors
+    ///
+    /// See [`TryReadError`].
+    pub fn get(&self, offset: Offset) -> Result<Record, TryReadError> {
+        let mut reader = self.reader();
+        reader.seek(Start::At(offset));
+        reader.try_read()
+    }
+
+    /// Up to `limit` messages from an offset on, as copies, and the offset to ask for next. Fewer are there at the
+    /// end, and before what was overwritten meanwhile, which the next call then says.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`]; never `Disconnected`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("orders.chan");
+    /// # let channel = disk_chan::Options::new().page_size(1 << 20).max_pages(4).blocking_open(&path)?;
+    /// channel.sender().blocking_send_many(&["a", "b", "c"])?;
+    /// let two = channel.read_slice(channel.first_offset(), 2)?;
+    /// assert_eq!(two.records.len(), 2);
+    /// let rest = channel.read_slice(two.next, 100)?;
+    /// assert_eq!(&*rest.records[0], b"c");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_slice(&self, from: Offset, limit: usize) -> Result<Slice, ReadError> {
+        let mut reader = self.reader();
+        reader.seek(Start::At(from));
+        reader.slice(limit)
+    }
+
+    /// The offset of the oldest place in the ring.
+    pub fn first_offset(&self) -> Offset {
+        match self.root.is_inherited() {
+            true => Offset::default(),
+            false => self.root.ring().first(),
+        }
+    }
+
+    /// The offset behind the newest place that was given out.
+    pub fn end_offset(&self) -> Offset {
+        if self.root.is_inherited() { Offset::default() } else { self.root.ring().end() }
     }
 
     /// Messages in the ring, whoever has had them. It looks at every one.
@@ -442,7 +495,7 @@ fn create(root: &Arc<Root>, name: &GroupName, start: Start) -> Result<Receiver, 
             NotCreated::TooMany => SubscribeError::TooManyGroups { max: ring.mem.layout.geometry.max_groups },
             NotCreated::BeyondEnd(end) => match start {
                 Start::At(start) => SubscribeError::StartBeyondEnd { start, end },
-                Start::Oldest | Start::Newest => SubscribeError::Busy,
+                Start::Oldest | Start::Newest | Start::Time(_) => SubscribeError::Busy,
             },
         })?;
         Ok(Receiver::new(Arc::clone(root), name.clone(), group.number(), group.state()))

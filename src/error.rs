@@ -499,6 +499,60 @@ pub enum RecvError {
     Forked,
 }
 
+/// Why a [`Reader`](crate::Reader) has no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The reader is at the end, and no sender or channel is alive anywhere, or the channel was closed. Not
+    /// final: somebody may open it.
+    #[error("at the end, and nobody is left who could send")]
+    Disconnected,
+    /// What lay between the reader's place and this offset was overwritten before it was read; reading goes on
+    /// here. (At the end of a page that may have been nothing.)
+    #[error("what lay before {0} was overwritten before it was read")]
+    Overwritten(Offset),
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
+}
+
+/// Why a [`Reader`](crate::Reader) has no message now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TryReadError {
+    /// There is no further message yet.
+    #[error("there is no further message yet")]
+    Empty,
+    /// The reader is at the end, and no sender or channel is alive anywhere, or the channel was closed. Not
+    /// final: somebody may open it.
+    #[error("at the end, and nobody is left who could send")]
+    Disconnected,
+    /// What lay between the reader's place and this offset was overwritten before it was read; reading goes on
+    /// here. (At the end of a page that may have been nothing.)
+    #[error("what lay before {0} was overwritten before it was read")]
+    Overwritten(Offset),
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
+}
+
+impl From<ReadError> for TryReadError {
+    fn from(e: ReadError) -> Self {
+        match e {
+            ReadError::Disconnected => Self::Disconnected,
+            ReadError::Overwritten(oldest) => Self::Overwritten(oldest),
+            ReadError::Poisoned => Self::Poisoned,
+            ReadError::Forked => Self::Forked,
+        }
+    }
+}
+
 /// Why there is no message now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

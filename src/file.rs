@@ -68,9 +68,6 @@ pub struct OpenFile {
     forks: u64,
 }
 
-/// An entry that no file has: of who has not entered yet, or never will.
-const NOBODY: OpenId = OpenId { index: usize::MAX, incarnation: 0 };
-
 /// The error of something that the system refused.
 pub fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Io { path: path.into(), doing, source }
@@ -142,7 +139,7 @@ impl OpenFile {
         let header = Header::read(path, &file)?;
         let map = Map::new(&file, layout, header.uuid, Access::ReadWrite).map_err(failed(path, "map it"))?;
         let header = Mutex::new(header);
-        let (id, path, recovered) = (NOBODY, path.to_owned(), None);
+        let (id, path, recovered) = (OpenId::NOBODY, path.to_owned(), None);
         let syncing = Mutex::new(());
         let mut open = Self { map, id, path, read_only: false, recovered, header, syncing, file, forks };
         let alone = open.make_usable((boot_id(&open.path)?, meta.dev(), meta.ino()), options)?;
@@ -240,7 +237,7 @@ impl OpenFile {
         }
         let (path, header) = (path.into(), Mutex::new(header));
         let syncing = Mutex::new(());
-        Ok(Self { map, id: NOBODY, path, read_only: true, recovered, header, syncing, file, forks })
+        Ok(Self { map, id: OpenId::NOBODY, path, read_only: true, recovered, header, syncing, file, forks })
     }
 
     /// Brings everything that was changed in the file to stable storage.

@@ -115,7 +115,7 @@
 //! `layout` specifies the file. `page` is reserving, committing and reading in one page; `ring` is
 //! the pages in order; `ops` is what running sends say about themselves, `cells` what is said of a
 //! message that was handed out; `group`, `lifecycle`, `claim`, `extend` and `several` are the receiving
-//! side, `reap` is what the dead left there, `dead` are dead letters; `opens` is who has the file open,
+//! side, `reap` is what the dead left there, `dead` are dead letters; `read` is reading without a group; `opens` is who has the file open,
 //! `fork` what a child does not have; `wait` is sleeping and waking. `durability` is syncing; `create`,
 //! `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves, `found` what an
 //! open finds, `recovery` what it makes of the rest. Each begins with its invariants, and they work on
@@ -147,6 +147,8 @@ mod message;
 mod off_thread;
 #[cfg(not(disk_chan_loom))]
 mod park;
+#[cfg(not(disk_chan_loom))]
+mod reader;
 #[cfg(not(disk_chan_loom))]
 mod receiver;
 #[cfg(not(disk_chan_loom))]
@@ -181,6 +183,7 @@ protocols! {
     mod opens;
     mod ops;
     mod page;
+    mod read;
     mod reap;
     mod recovery;
     mod ring;
@@ -208,6 +211,7 @@ pub use {
     dead::DeadLetter,
     iter::{IntoIter, IntoMessageStream, Iter, MessageStream, TryIter},
     message::{Lease, Message, OwnedMessage},
+    reader::{Reader, Record, Slice, TryRecords},
     receiver::Receiver,
     sender::{Reservation, Sender},
 };

@@ -19,6 +19,7 @@ use crate::group::{
 use crate::layout::{ENTRY, MAX_GROUP_NAME, MAX_INSTANCE, Tail};
 use crate::memory::Memory;
 use crate::page::Page;
+use crate::read::unix_milliseconds;
 use crate::ring::Ring;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::{GroupName, Offset, Start};
@@ -130,6 +131,7 @@ impl<'a> Group<'a> {
             Start::Oldest => oldest,
             Start::Newest => ring.end(),
             Start::At(offset) => offset.max(oldest),
+            Start::Time(time) => ring.find_time(unix_milliseconds(time)).max(oldest),
         };
         if first > ring.end() {
             group.live[STATE].store(state(group.instance(), FREE), SeqCst);

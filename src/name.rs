@@ -84,6 +84,11 @@ impl Offset {
         self.0
     }
 
+    /// The place behind it in its page.
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
     /// The number of the page.
     pub const fn page(self) -> u64 {
         self.0 >> INDEX_BITS

@@ -36,6 +36,9 @@ pub struct OpenId {
 }
 
 impl OpenId {
+    /// An entry that no file has: of who has not entered yet, or only looks.
+    pub const NOBODY: Self = Self { index: usize::MAX, incarnation: 0 };
+
     fn word(self) -> u64 {
         u64::from(self.incarnation) << 32 | LIVE
     }

@@ -10,7 +10,7 @@ use std::fmt;
 #[cfg(not(disk_chan_loom))]
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Who is told how far a recovery has come.
 #[derive(Clone, Default)]
@@ -65,7 +65,8 @@ pub enum Create {
     OpenExisting,
 }
 
-/// Where a new group starts. It counts only when the group is created.
+/// Where reading begins: of a new group, where it counts only when the group is created; of a
+/// [`Reader`](crate::Reader) that seeks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
     /// At the oldest message in the ring.
@@ -73,9 +74,11 @@ pub enum Start {
     Oldest,
     /// Behind the newest message.
     Newest,
-    /// At this offset, or the next message if it lies in a gap. Below the ring it is the oldest
-    /// message; beyond the end it is an error.
+    /// At this offset, or the next message if it lies in a gap. For a group it is the oldest message if it is
+    /// below the ring, and an error if it is beyond the end.
     At(crate::Offset),
+    /// At the first message that was sent at this time or later.
+    Time(SystemTime),
 }
 
 /// How a channel is made and opened.

@@ -286,6 +286,12 @@ impl<'a> Page<'a> {
             && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3]
     }
 
+    /// When the record of `offset` at a word of the record area says that it was sent, in unix milliseconds. It is not
+    /// verified.
+    pub fn sent_at(&self, at: usize, offset: crate::Offset) -> Option<u64> {
+        self.header(at).filter(|(head, _)| head[1] == offset.as_u64()).map(|(head, _)| head[2])
+    }
+
     /// Where a record at a word of the record area would end, and the offset that it says.
     pub fn said(&self, at: usize) -> Option<(crate::Offset, usize)> {
         self.header(at).map(|(head, len)| (crate::Offset::from_u64(head[1]), at + record_words(len)))

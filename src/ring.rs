@@ -98,6 +98,11 @@ impl<'a> Ring<'a> {
         self.mem.layout
     }
 
+    /// Whether nothing may be stored.
+    pub fn only_looks(&self) -> bool {
+        self.me == OpenId::NOBODY
+    }
+
     /// The head word.
     #[inline]
     pub fn head(&self) -> Head {
@@ -383,7 +388,7 @@ impl<'a> Ring<'a> {
     }
 
     /// Resolves a slot that was reserved and not written, if it can be proved that it never will
-    /// be. True if it is resolved, or its page has gone.
+    /// be. True if it is resolved, or its page has gone; who only looks leaves it, as it will stay.
     pub fn judge(&self, number: u64, index: usize) -> bool {
         let page = self.page(number);
         // ORDER[reserve] Acquire: the count first, so that the reserver's announcement is seen.
@@ -403,6 +408,9 @@ impl<'a> Ring<'a> {
         let offset = crate::Offset::new(number, index).as_u64();
         if !self.op_cells().nobody_holds(self.layout().place(number), offset) {
             return false;
+        }
+        if self.only_looks() {
+            return true;
         }
         // From exactly the word first read, so that a commit in between makes it fail.
         let skipped = crate::layout::Slot::word(tag, SlotState::Skipped);
@@ -439,6 +447,11 @@ impl<'a> Ring<'a> {
             let open = Head { closed: false, epoch: head.epoch.wrapping_add(1), ..head };
             let _ = self.mem.head().compare_exchange(head.word(), open.word(), AcqRel, Relaxed);
         }
+    }
+
+    /// The first place of the ring.
+    pub fn first(&self) -> crate::Offset {
+        crate::Offset::new(self.tail().page, 0)
     }
 
     /// Offset behind the last place given out.

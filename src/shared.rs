@@ -15,14 +15,15 @@ use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::ops::Liveness;
 use crate::options::{Durability, Overflow};
+use crate::read::Found;
 use crate::ring::{Blocked, Ring};
 use crate::wait::{self, WaitList};
-use crate::{Channel, Full, GroupName, Offset};
+use crate::{Channel, Full, GroupName, Offset, ReadError};
 use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
 use std::ops::Deref;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -33,6 +34,10 @@ pub const TICK: Duration = Duration::from_millis(TICK_MS as u64);
 /// The watcher's orders, beside the number of sleepers: to end, and to look at once.
 const STOP: u32 = 1 << 31;
 const NUDGE: u32 = 1 << 30;
+
+fn tick() -> futex::Timespec {
+    futex::Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) }
+}
 
 /// The two kinds of sleepers, as the file's flag words and the opens' counts are ordered.
 pub const RECEIVERS: usize = 0;
@@ -46,6 +51,9 @@ pub struct Shared {
     pub file: OpenFile,
     groups: Box<[CachePadded<WaitList>]>,
     room: WaitList,
+    readers: WaitList,
+    /// Where the first of the sleeping readers stands; `u64::MAX` if none does. It may be too low.
+    readers_at: AtomicU64,
     /// Sleepers of this process that the watcher watches for, and its orders: what it waits on while idle.
     asleep: AtomicU32,
     watcher: Mutex<Option<JoinHandle<()>>>,
@@ -83,6 +91,8 @@ impl Root {
         let root = Arc::new(Self(Arc::new(Shared {
             groups: (0..groups).map(|_| CachePadded::default()).collect(),
             room: WaitList::default(),
+            readers: WaitList::default(),
+            readers_at: AtomicU64::new(u64::MAX),
             asleep: AtomicU32::new(0),
             watcher: Mutex::new(None),
             seat: AtomicBool::new(false),
@@ -138,7 +148,9 @@ impl Root {
 
     /// Counts a sleeper, and has the watcher watch if it does not watch for itself.
     pub fn begin_sleep(&self, kind: usize, seated: bool) {
-        self.file.id.sleepers(self.memory())[kind].fetch_add(1, SeqCst);
+        if self.is_entered() {
+            self.file.id.sleepers(self.memory())[kind].fetch_add(1, SeqCst);
+        }
         if seated {
             return;
         }
@@ -153,7 +165,9 @@ impl Root {
         if !seated {
             self.asleep.fetch_sub(1, SeqCst);
         }
-        self.file.id.sleepers(self.memory())[kind].fetch_sub(1, SeqCst);
+        if self.is_entered() {
+            self.file.id.sleepers(self.memory())[kind].fetch_sub(1, SeqCst);
+        }
     }
 
     /// Has the watcher raise the limit of page numbers, if it is near.
@@ -174,12 +188,11 @@ impl Drop for Root {
             std::mem::forget(Arc::clone(&self.0));
             return;
         }
-        if self.file.read_only {
-            return;
-        }
         self.asleep.fetch_or(STOP, SeqCst);
         atomic_wait::wake_all(&self.asleep);
-        self.poke(self.file.id);
+        if self.is_entered() {
+            self.poke(self.file.id);
+        }
         self.syncs.stop();
         for thread in [&self.watcher, &self.syncer] {
             let handle = thread.lock().unwrap_or_else(|e| e.into_inner()).take();
@@ -191,7 +204,9 @@ impl Drop for Root {
         if matches!(self.durability, Durability::Interval { .. }) && self.syncs.take_changed() {
             let _ = self.shared().blocking_sync(); // poisoned, nobody else is told by this one
         }
-        self.file.close();
+        if self.is_entered() {
+            self.file.close();
+        }
     }
 }
 
@@ -226,6 +241,16 @@ impl Shared {
         if self.file.is_poisoned() { Err(Unusable::Poisoned) } else { Ok(()) }
     }
 
+    /// Whether messages can be read by this handle without a group.
+    #[inline]
+    pub fn readable(&self) -> Result<(), ReadError> {
+        match self.usable() {
+            Ok(()) | Err(Unusable::ReadOnly) => Ok(()),
+            Err(Unusable::Forked) => Err(ReadError::Forked),
+            Err(Unusable::Poisoned) => Err(ReadError::Poisoned),
+        }
+    }
+
     /// Whether this open has an entry in the file: it is this process's, and not only to look.
     fn is_entered(&self) -> bool {
         !self.is_inherited() && !self.file.read_only
@@ -248,13 +273,16 @@ impl Shared {
         let mem = self.memory();
         let has = |id: OpenId| id.handles(mem).load(SeqCst) > 0;
         // One's own first, as asking for another's life is a system call.
-        has(self.file.id) || OpenId::all(mem).any(|id| has(id) && !self.file.is_dead(id.index))
+        self.is_entered() && has(self.file.id) || OpenId::all(mem).any(|id| has(id) && !self.file.is_dead(id.index))
     }
 
     /// Whether the channel is closed; if so, the page that senders wrote is sealed now.
     #[inline]
     pub fn closed(&self) -> bool {
         let ring = self.ring();
+        if ring.only_looks() {
+            return ring.head().closed;
+        }
         // Who closes it sets the bit and then seals the page, and may have died in between.
         ring.head().closed && ring.close().is_ok()
     }
@@ -313,6 +341,16 @@ impl Shared {
         &self.groups[group]
     }
 
+    /// The list of the readers that wait for a message.
+    pub fn reader_list(&self) -> &WaitList {
+        &self.readers
+    }
+
+    /// Says where a reader stands that has registered; it looks again before it sleeps.
+    pub fn reader_waits_at(&self, at: Offset) {
+        self.readers_at.fetch_min(at.as_u64(), SeqCst);
+    }
+
     /// The list of the senders that wait for room.
     pub fn room_list(&self) -> &WaitList {
         &self.room
@@ -369,6 +407,7 @@ impl Shared {
         for list in self.groups.iter().filter(|list| !list.is_empty()) {
             own |= list.wake_one();
         }
+        own |= !self.readers.is_empty() && self.readers.wake_all();
         let sleeping = self.file.id.sleepers(self.memory())[RECEIVERS].load(SeqCst) > 0;
         if !self.poke_others(RECEIVERS) && !own && !sleeping {
             wait::nobody(self.memory().sleepers()[RECEIVERS], seen);
@@ -393,6 +432,7 @@ impl Shared {
             list.wake_all();
         }
         self.room.wake_all();
+        self.readers.wake_all();
         self.poke_others(RECEIVERS);
         self.poke_others(SENDERS);
     }
@@ -493,12 +533,17 @@ impl Shared {
                 atomic_wait::wait(&self.asleep, 0);
                 continue;
             }
+            if self.file.read_only {
+                // Nobody can wake it: it has no word in the file.
+                self.look_for_readers(self.has_handles() && !self.ring().head().closed);
+                let _ = futex::wait(&self.asleep, futex::Flags::PRIVATE, asleep, Some(&tick()));
+                continue;
+            }
             self.asleep.fetch_and(!NUDGE, SeqCst);
             let armed = self.arm();
             self.look(&mut groups);
             if self.asleep.load(SeqCst) & STOP == 0 {
-                let tick = futex::Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
-                let _ = futex::wait(self.own_word(), futex::Flags::empty(), armed, Some(&tick));
+                let _ = futex::wait(self.own_word(), futex::Flags::empty(), armed, Some(&tick()));
             }
         }
     }
@@ -506,6 +551,20 @@ impl Shared {
     /// Whether the open has ended: a waker that the watcher woke may have dropped the last handle.
     pub fn has_ended(&self) -> bool {
         self.asleep.load(SeqCst) & STOP != 0
+    }
+
+    /// Wakes the readers if the first of them has something to read, or nobody is left who could send.
+    fn look_for_readers(&self, connected: bool) {
+        if self.readers.is_empty() || self.has_ended() {
+            return;
+        }
+        let at = self.readers_at.load(SeqCst);
+        let has_more = || at != u64::MAX && !matches!(self.ring().find(Offset::from_u64(at)), Found::End(_));
+        if !connected || has_more() {
+            // Before they are woken: who says where it stands after this finds it in the list the next time.
+            self.readers_at.store(u64::MAX, SeqCst);
+            self.readers.wake_all();
+        }
     }
 
     /// What a wake that never came would have told. `groups` is which groups there were last time.
@@ -536,6 +595,7 @@ impl Shared {
                 Some(_) => {}
             }
         }
+        self.look_for_readers(connected);
         if !self.room.is_empty() && !self.has_ended() {
             let head = ring.head();
             if head.closed || self.file.is_poisoned() || ring.advance(head.page, now()).is_ok() {

@@ -16,37 +16,58 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+/// What somebody waits for.
+#[derive(Clone, Copy, Debug)]
+enum Who {
+    Receiver(usize),
+    Sender,
+    Reader,
+}
+
 /// One who waits in a list. Dropped, it stands there no more, and a wake that was spent on it goes
 /// to the next.
 #[derive(Debug)]
 pub struct Sleeper {
     /// Set once it has registered.
     root: Option<Arc<Root>>,
-    group: Option<usize>,
+    who: Who,
     place: Place,
     /// Whether it has the seat, and the watcher need not watch for it.
     seated: bool,
 }
 
 impl Sleeper {
+    fn new(who: Who) -> Self {
+        Self { root: None, who, place: None, seated: false }
+    }
+
     /// A receiver of a group.
     pub fn receiver(group: usize) -> Self {
-        Self { root: None, group: Some(group), place: None, seated: false }
+        Self::new(Who::Receiver(group))
     }
 
     /// A sender that waits for room.
     pub fn sender() -> Self {
-        Self { root: None, group: None, place: None, seated: false }
+        Self::new(Who::Sender)
+    }
+
+    /// A reader without a group.
+    pub fn reader() -> Self {
+        Self::new(Who::Reader)
     }
 
     fn kind(&self) -> usize {
-        if self.group.is_some() { RECEIVERS } else { SENDERS }
+        match self.who {
+            Who::Receiver(_) | Who::Reader => RECEIVERS,
+            Who::Sender => SENDERS,
+        }
     }
 
     fn list<'r>(&self, root: &'r Root) -> &'r WaitList {
-        match self.group {
-            Some(group) => root.group_list(group),
-            None => root.room_list(),
+        match self.who {
+            Who::Receiver(group) => root.group_list(group),
+            Who::Sender => root.room_list(),
+            Who::Reader => root.reader_list(),
         }
     }
 
@@ -57,7 +78,9 @@ impl Sleeper {
             self.root = Some(Arc::clone(root));
         }
         self.list(root).register(&mut self.place, waker);
-        wait::announce(root.memory().sleepers()[self.kind()]);
+        if !root.file.read_only {
+            wait::announce(root.memory().sleepers()[self.kind()]);
+        }
     }
 
     /// Where it registered. In the child of a fork nowhere, as the list is its parent's.

@@ -584,6 +584,7 @@ impl World {
                 Start::Oldest => self.base,
                 Start::Newest => self.log.len(),
                 Start::At(offset) => self.log.partition_point(|sent| *sent < offset).max(self.base),
+                Start::Time(_) => unreachable!("the model has no clock"),
             };
             self.ids += 1;
             self.groups[group] = Some(Group {

@@ -5,6 +5,7 @@
 //! What loom cannot tell: it has no load buffering, so an acquire that only keeps *later* stores
 //! from moving up (ORDER[ack]: the turn of a page against the reading of its bytes) is not seen;
 //! and it knows no time. Dekker pairs are fences (`SeqCst` accesses count as acquire-release).
+use disk_chan::Offset;
 use disk_chan::Overflow::{Block, DropOldest};
 use disk_chan::cells::{ClaimState, Count, Kind};
 use disk_chan::claim::{Hand, Nothing, Want};
@@ -12,6 +13,7 @@ use disk_chan::extend::Extended;
 use disk_chan::layout::{PageState, ROW, SlotState};
 use disk_chan::opens::OpenId;
 use disk_chan::ops::OpCell;
+use disk_chan::read::{Copied, Found};
 use disk_chan::ring::{Blocked, Refused};
 use disk_chan::sync::{AtomicU32, AtomicU64};
 use disk_chan::wait::{self, WaitList};
@@ -563,6 +565,55 @@ fn copy_against_a_turn() {
         assert_eq!(got.len() as u64 + lost, sent, "{got:?}");
         assert!(got.is_sorted(), "{got:?}");
         assert!(!model.damage_seen(), "a record of a later lap was called damaged");
+    });
+}
+
+/// ORDER[lap], ORDER[number]: who reads without a group, while a sender comes round, gets each message whole or
+/// is told that it was overwritten, and takes no page that was turned for the end.
+/// Fails when: the page number is not read after a page's words; the copy looks neither at the page number nor at
+/// the offset.
+#[test]
+fn a_reader_against_a_turn() {
+    explore(3, || {
+        let model = Arc::new(Model::new(1, DropOldest));
+        model.send(1).unwrap();
+        model.send(2).unwrap();
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send(3).is_ok()
+        });
+        let mut at = Offset::from_u64(0);
+        let mut copy = Vec::new();
+        let mut read = |model: &Model, at: &mut Offset| match model.ring().find(*at) {
+            Found::Message(offset, record) => {
+                // One message a page: those in between were overwritten, and that would have been told.
+                assert!(offset.page() == at.page() || offset.page() == at.page() + 1 && at.index() == 1);
+                match model.ring().copy(offset, record, &mut copy) {
+                    Copied::Whole(_) => {
+                        assert_eq!(u64::from(copy[0]), offset.page() + 1);
+                        *at = Offset::from_u64(offset.as_u64() + 1);
+                    }
+                    Copied::Damaged => panic!("{offset} is called damaged"),
+                    Copied::Gone => *at = offset,
+                }
+                true
+            }
+            Found::Overwritten(oldest) => {
+                assert!(oldest.page() > at.page());
+                *at = oldest;
+                true
+            }
+            Found::End(end) => {
+                assert!((end.page(), end.index()) > (1, 0), "{end} is called the end");
+                false
+            }
+            Found::Damaged(offset) => panic!("{offset} is called damaged"),
+        };
+        read(&model, &mut at);
+        read(&model, &mut at);
+        let sent = 2 + u64::from(sender.join().unwrap());
+        while read(&model, &mut at) {}
+        assert_eq!((at.page(), at.index()), (sent - 1, 1));
     });
 }
 
