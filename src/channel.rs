@@ -35,7 +35,7 @@ use std::time::Duration;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Channel {
-    root: Arc<Root>,
+    pub(crate) root: Arc<Root>,
 }
 
 /// How a group stands.

@@ -40,6 +40,21 @@ impl From<Unusable> for TryRecvError {
     }
 }
 
+macro_rules! unreadable {
+    ($($error:ident)*) => {$(
+        impl From<Unusable> for $error {
+            fn from(why: Unusable) -> Self {
+                match why {
+                    Unusable::Forked => Self::Forked,
+                    // A read-only open can be read.
+                    Unusable::Poisoned | Unusable::ReadOnly => Self::Poisoned,
+                }
+            }
+        }
+    )*};
+}
+unreadable!(ReadError TryReadError PageBytesError);
+
 impl From<Unusable> for AckError {
     fn from(why: Unusable) -> Self {
         match why {
@@ -511,6 +526,24 @@ pub enum ReadError {
     /// here. (At the end of a page that may have been nothing.)
     #[error("what lay before {0} was overwritten before it was read")]
     Overwritten(Offset),
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
+}
+
+/// Why there are no bytes of a page.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PageBytesError {
+    /// The page was used again; the ring begins here.
+    #[error("what lay before {0} was overwritten")]
+    Overwritten(Offset),
+    /// The operating system refused to open the file once more.
+    #[error("the file could not be opened for reading")]
+    Io(#[from] io::Error),
     /// A sync failed, in whichever process: what memory says may not be what the disk has.
     #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
     Poisoned,

@@ -35,6 +35,7 @@ use rustix::fs::OFlags;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -238,6 +239,12 @@ impl OpenFile {
         let (path, header) = (path.into(), Mutex::new(header));
         let syncing = Mutex::new(());
         Ok(Self { map, id: OpenId::NOBODY, path, read_only: true, recovered, header, syncing, file, forks })
+    }
+
+    /// The file once more, for reading: without the locks of this open, and nothing that ends them.
+    pub fn reopen(&self) -> io::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty())?)
     }
 
     /// Brings everything that was changed in the file to stable storage.

@@ -115,7 +115,8 @@
 //! `layout` specifies the file. `page` is reserving, committing and reading in one page; `ring` is
 //! the pages in order; `ops` is what running sends say about themselves, `cells` what is said of a
 //! message that was handed out; `group`, `lifecycle`, `claim`, `extend` and `several` are the receiving
-//! side, `reap` is what the dead left there, `dead` are dead letters; `read` is reading without a group; `opens` is who has the file open,
+//! side, `reap` is what the dead left there, `dead` are dead letters; `read` is reading without a group, `raw` reading the
+//! bytes of a page; `opens` is who has the file open,
 //! `fork` what a child does not have; `wait` is sleeping and waking. `durability` is syncing; `create`,
 //! `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves, `found` what an
 //! open finds, `recovery` what it makes of the rest. Each begins with its invariants, and they work on
@@ -146,7 +147,11 @@ mod message;
 #[cfg(not(disk_chan_loom))]
 mod off_thread;
 #[cfg(not(disk_chan_loom))]
+mod pages;
+#[cfg(not(disk_chan_loom))]
 mod park;
+#[cfg(not(disk_chan_loom))]
+mod raw;
 #[cfg(not(disk_chan_loom))]
 mod reader;
 #[cfg(not(disk_chan_loom))]
@@ -211,6 +216,8 @@ pub use {
     dead::DeadLetter,
     iter::{IntoIter, IntoMessageStream, Iter, MessageStream, TryIter},
     message::{Lease, Message, OwnedMessage},
+    pages::{PageInfo, PageRecords},
+    raw::{PageBytes, PageId, RawRecord, Records, Unreadable, records},
     reader::{Reader, Record, Slice, TryRecords},
     receiver::Receiver,
     sender::{Reservation, Sender},

@@ -43,7 +43,8 @@ fn record_words(len: usize) -> usize {
     RECORD_HEADER + len.div_ceil(8)
 }
 
-fn checksum(uuid: [u64; 2], head: [u64; 3], payload_hash: u64) -> u64 {
+/// The checksum of a record: of the channel's number, the words before it, and the hash of the payload.
+pub fn checksum(uuid: [u64; 2], head: [u64; 3], payload_hash: u64) -> u64 {
     let mut bytes = [0; 48];
     let words = [uuid[0], uuid[1], head[0], head[1], head[2], payload_hash];
     for (to, word) in bytes.chunks_exact_mut(8).zip(words) {

@@ -18,7 +18,7 @@ use crate::options::{Durability, Overflow};
 use crate::read::Found;
 use crate::ring::{Blocked, Ring};
 use crate::wait::{self, WaitList};
-use crate::{Channel, Full, GroupName, Offset, ReadError};
+use crate::{Channel, Full, GroupName, Offset};
 use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
 use std::ops::Deref;
@@ -243,11 +243,10 @@ impl Shared {
 
     /// Whether messages can be read by this handle without a group.
     #[inline]
-    pub fn readable(&self) -> Result<(), ReadError> {
+    pub fn readable(&self) -> Result<(), Unusable> {
         match self.usable() {
-            Ok(()) | Err(Unusable::ReadOnly) => Ok(()),
-            Err(Unusable::Forked) => Err(ReadError::Forked),
-            Err(Unusable::Poisoned) => Err(ReadError::Poisoned),
+            Err(Unusable::ReadOnly) => Ok(()),
+            other => other,
         }
     }
 

@@ -4,8 +4,8 @@ mod common;
 
 use common::{Dir, body, drain_numbers, number, open_new, send, small, within};
 use disk_chan::{
-    AckError, Channel, Options, RecvError, RecvTimeoutError, RemoveGroupError, SendError, SubscribeError, TryRecvError,
-    TrySendError,
+    AckError, Channel, Offset, Options, PageBytesError, ReadError, RecvError, RecvTimeoutError, RemoveGroupError,
+    SendError, Start, SubscribeError, TryReadError, TryRecvError, TrySendError,
 };
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -76,6 +76,14 @@ fn every_handle_is_an_error_in_the_child() {
             assert_eq!(child_rx.recv_timeout(Duration::from_secs(9)).unwrap_err(), RecvTimeoutError::Forked);
             assert_eq!(child_rx.clone().try_lease().unwrap_err(), TryRecvError::Forked);
             assert!(child_rx.iter().next().is_none());
+            let mut reader = child_channel.reader();
+            reader.seek(Start::Newest);
+            assert_eq!(reader.try_read(), Err(TryReadError::Forked));
+            assert_eq!(reader.try_read_back(), Err(TryReadError::Forked));
+            assert_eq!(reader.blocking_read(), Err(ReadError::Forked));
+            assert_eq!(child_channel.read_slice(Offset::default(), 1), Err(ReadError::Forked));
+            assert!(matches!(child_channel.page_bytes(0), Err(PageBytesError::Forked)));
+            assert_eq!((child_channel.pages().len(), child_channel.first_offset()), (0, Offset::default()));
             assert!(matches!(child_channel.blocking_subscribe("g"), Err(SubscribeError::Forked)));
             assert!(matches!(child_channel.blocking_subscribe("new"), Err(SubscribeError::Forked)));
             assert!(matches!(child_channel.blocking_dead_letters(), Err(SubscribeError::Forked)));
