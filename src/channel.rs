@@ -19,7 +19,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// An open channel: makes senders and receivers, and tells how it stands.
 ///
@@ -46,6 +46,10 @@ pub struct GroupStats {
     pub name: GroupName,
     /// Messages in the ring that it is not done with.
     pub lag: u64,
+    /// Bytes of those messages.
+    pub lag_bytes: u64,
+    /// When the first of them was sent: now less that is its age.
+    pub oldest_unfinished: Option<SystemTime>,
     /// Messages handed out and not done.
     pub held: usize,
     /// Messages given back and not handed out again.
@@ -213,9 +217,13 @@ impl Channel {
         let ring = self.root.ring();
         let stats = Group::all(ring.mem).filter_map(|group| {
             let [held, returned, undeliverable] = group.held_and_returned();
+            let lag = group.lag(&ring);
+            let time = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
             Some(GroupStats {
                 name: group.name()?,
-                lag: group.lag(&ring),
+                lag: lag.messages,
+                lag_bytes: lag.bytes,
+                oldest_unfinished: lag.oldest.map(time),
                 held,
                 returned,
                 lagged: group.lagged(),

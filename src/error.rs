@@ -27,7 +27,7 @@ macro_rules! unusable {
         }
     )*};
 }
-unusable!(SendError SubscribeError RemoveGroupError SyncError);
+unusable!(SendError SubscribeError RemoveGroupError MoveGroupError SyncError);
 
 impl From<Unusable> for TryRecvError {
     fn from(why: Unusable) -> Self {
@@ -257,6 +257,92 @@ pub enum SubscribeError {
     /// The channel was made without [`Options::max_attempts`](crate::Options::max_attempts).
     #[error("the channel has no dead letters: it was created without max_attempts")]
     NoDeadLetters,
+}
+
+/// Why a group could not be moved, or copied.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MoveGroupError {
+    /// There is no group of that name.
+    #[error("there is no such group")]
+    NotFound,
+    /// There is a group of that name.
+    #[error("there is a group of that name")]
+    AlreadyExists,
+    /// The name is empty or too long.
+    #[error("a group name of {len} bytes: it must have 1 to {max}")]
+    InvalidName {
+        /// Bytes of the name.
+        len: usize,
+        /// Most bytes of a name.
+        max: usize,
+    },
+    /// Somebody holds messages of the group.
+    #[error("{held} messages of the group are handed out; finish them or force the move")]
+    InUse {
+        /// How many.
+        held: usize,
+    },
+    /// Every entry for a group is in use, and it needs another one.
+    #[error(
+        "the channel has {max} groups already, as many as max_groups allows, and a group that is moved needs room for one more"
+    )]
+    TooManyGroups {
+        /// The limit.
+        max: usize,
+    },
+    /// The place was never reached.
+    #[error("cannot start at {start}: the channel ends at {end}")]
+    StartBeyondEnd {
+        /// What was asked for.
+        start: Offset,
+        /// Where the channel ends.
+        end: Offset,
+    },
+    /// Somebody else held the open lock all the time; try again.
+    #[error("the channel is being opened, closed or changed by somebody else; gave up waiting")]
+    Busy,
+    /// The operating system refused to write it down.
+    #[error("the group could not be written down")]
+    Io(#[from] io::Error),
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
+    /// The channel was opened with [`Options::read_only`](crate::Options::read_only).
+    #[error("the channel was opened read-only")]
+    ReadOnly,
+}
+
+/// Why groups could not be put where a text says that they stood.
+#[cfg(feature = "json")]
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ImportGroupsError {
+    /// The text is something else.
+    #[error("these are no positions of groups: {what}")]
+    Invalid {
+        /// What is wrong.
+        what: String,
+    },
+    /// They were exported from another channel, whose offsets mean nothing here.
+    #[error("positions of groups of channel {found}; this is channel {expected}")]
+    OtherChannel {
+        /// The channel that the text names.
+        found: String,
+        /// This channel.
+        expected: String,
+    },
+    /// This group could not be moved.
+    #[error("group {name} could not be moved")]
+    Group {
+        /// The group.
+        name: GroupName,
+        /// Why.
+        source: MoveGroupError,
+    },
 }
 
 /// Why a group could not be removed.

@@ -24,6 +24,7 @@ use crate::sync::{AtomicU64, Ordering, fence};
 use crate::Offset;
 use Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use std::cmp::Ordering::{Equal, Greater, Less};
+use std::collections::HashSet;
 
 pub(crate) const STATE: usize = 0;
 pub(crate) const START: usize = 1;
@@ -45,6 +46,17 @@ pub(crate) const REMOVED: u64 = 2;
 
 pub(crate) fn state(instance: u64, phase: u64) -> u64 {
     instance << 8 | phase
+}
+
+/// What a group is not done with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Messages.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When the first of them was sent, in unix milliseconds.
+    pub oldest: Option<u64>,
 }
 
 /// The bits of a counter that count; they wrap, and only differences of them mean anything.
@@ -472,19 +484,41 @@ impl<'a> Group<'a> {
         total(self.counters()[DAMAGED].load(Acquire))
     }
 
-    /// Committed messages that the group is not done with.
-    pub fn lag(&self, ring: &Ring<'a>) -> u64 {
-        let in_pages: u64 = ring.pages().filter(|&n| n >= self.start().page()).map(|n| self.lag_in(n)).sum();
-        in_pages.saturating_sub(self.done_and_not_acked().count() as u64)
+    /// The committed messages that the group is not done with.
+    pub fn lag(&self, ring: &Ring<'a>) -> Lag {
+        let done: HashSet<Offset> = self.done_and_not_acked().collect();
+        let pages = ring.pages().filter(|&number| number >= self.start().page());
+        pages.fold(Lag::default(), |lag, number| {
+            let page = self.page(number);
+            let with = self.lag_in(page, number, &done, lag);
+            // After the words were read: they are of this page.
+            if page.number() == number { with } else { lag }
+        })
     }
 
-    fn lag_in(&self, number: u64) -> u64 {
-        let page = self.page(number);
+    fn lag_in(&self, page: Page<'a>, number: u64, done: &HashSet<Offset>, mut lag: Lag) -> Lag {
         let end = page.cursor().count.min(self.mem.layout.slots);
-        let open = (self.start_index(number)..end)
-            .filter(|&i| matches!(page.slot(number, i), SlotState::Committed(_)) && !self.is_done(number, i));
-        let open = open.count() as u64;
-        if page.number() == number { open } else { 0 }
+        for index in self.start_index(number)..end {
+            let offset = Offset::new(number, index);
+            if let SlotState::Committed(at) = page.slot(number, index)
+                && !self.is_done(number, index)
+                && !done.contains(&offset)
+            {
+                let (len, sent_at) = page.len_and_time(at, offset).unwrap_or_default();
+                lag.messages += 1;
+                lag.bytes += len as u64;
+                lag.oldest.get_or_insert(sent_at);
+            }
+        }
+        lag
+    }
+
+    /// The first place that the group is not done with.
+    pub fn position(self, ring: &Ring<'a>) -> Offset {
+        let done: HashSet<Offset> = self.done_and_not_acked().collect();
+        let end = ring.end();
+        let of_page = |number| self.unfinished(number).map(move |index| Offset::new(number, index));
+        ring.pages().flat_map(of_page).find(|at| !done.contains(at)).unwrap_or(end).max(self.start())
     }
 
     /// Places between the group's first unfinished message and the end: messages, done or not, and

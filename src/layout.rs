@@ -11,7 +11,8 @@
 //!          opens            max_opens lines: state, handles, sleepers
 //!          op cells         max_op_cells lines: what one running send says about itself
 //!          group lines      max_groups x 2 lines: the live words and counters of a group
-//!          group entries    max_groups x 2 copies of 512 bytes: instance, length of the name, start, name, and a
+//!          group entries    max_groups x 2 copies of 512 bytes: instance, {times moved 32, length of the name 32}, start,
+//!                           {instance 48, number 16} of the group that it was before it was first moved, name, and a
 //!                           checksum, XXH3-64, in the last word. Without a name it is of a removed group. Copy 0
 //!                           is on disk before copy 1 is written; copy 1 counts, if it verifies
 //!          claim cells      max_groups x max_held lines: what is handed out and not yet done (cells.rs)
@@ -86,7 +87,7 @@ const _: () = assert!(cfg!(target_endian = "little"), "disk_chan needs a little-
 const _: () = assert!(usize::BITS == 64, "disk_chan needs a 64-bit target");
 const _: () = assert!(LINE * 8 == 128 || cfg!(disk_chan_loom));
 const _: () = assert!(BLOCK * 8 == 4096 || cfg!(disk_chan_loom));
-const _: () = assert!(MAX_GROUP_NAME / 8 + 6 <= ENTRY || cfg!(disk_chan_loom));
+const _: () = assert!(MAX_GROUP_NAME / 8 + 5 <= ENTRY || cfg!(disk_chan_loom));
 
 /// The numbers that a channel is made with; stored in its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

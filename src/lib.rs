@@ -151,6 +151,8 @@ mod pages;
 #[cfg(not(disk_chan_loom))]
 mod park;
 #[cfg(not(disk_chan_loom))]
+mod positions;
+#[cfg(not(disk_chan_loom))]
 mod raw;
 #[cfg(not(disk_chan_loom))]
 mod reader;

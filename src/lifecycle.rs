@@ -9,6 +9,9 @@
 //!   time; copy 1 counts, and copy 0 only where copy 1 does not verify. What was removed keeps its
 //!   instance in its entry, without a name, so that the next group of that number is another one.
 //! - Creating and removing happen under the open lock. Joining takes nothing.
+//! - A group that is moved becomes another one, of the same name and *origin*, with one move more; then the one
+//!   before is removed. Of two that are there the one with more moves counts. Who finds its group removed goes on
+//!   in the one of the same origin.
 #![forbid(unsafe_code)]
 
 use crate::cells::{ClaimState, Count};
@@ -24,7 +27,11 @@ use crate::ring::Ring;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::{GroupName, Offset, Start};
 use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::collections::HashMap;
 use xxhash_rust::xxh3::xxh3_64;
+
+/// Where the name begins in an entry, in bytes.
+const NAME: usize = 32;
 
 /// What is written down of a group, or of the last one that had a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +42,10 @@ pub struct Entry {
     pub name: Option<GroupName>,
     /// Where it started.
     pub start: Offset,
+    /// What it was before it was first moved: `{instance 48, number 16}`.
+    pub origin: u64,
+    /// How often it was moved.
+    pub moves: u32,
 }
 
 impl Entry {
@@ -44,27 +55,30 @@ impl Entry {
             let words = mem.group_entry(number, copy);
             let words: [u64; ENTRY] = std::array::from_fn(|i| words[i].load(Acquire));
             let bytes: Vec<u8> = words[..ENTRY - 1].iter().flat_map(|w| w.to_le_bytes()).collect();
-            let fits = words[0] < MAX_INSTANCE && words[1] <= MAX_GROUP_NAME as u64;
+            let (moves, len) = ((words[1] >> 32) as u32, words[1] as u32 as usize);
+            let fits = words[0] < MAX_INSTANCE && len <= MAX_GROUP_NAME;
             if xxh3_64(&bytes) != words[ENTRY - 1] || !fits {
                 return None;
             }
-            let name = std::str::from_utf8(&bytes[24..24 + words[1] as usize]).ok()?;
+            let name = std::str::from_utf8(&bytes[NAME..NAME + len]).ok()?;
             let name = (!name.is_empty()).then(|| GroupName::from(name));
-            Some(Self { instance: words[0], name, start: Offset::from_u64(words[2]) })
+            Some(Self { instance: words[0], name, start: Offset::from_u64(words[2]), origin: words[3], moves })
         })
     }
 
-    fn write(&self, mem: Memory<'_>, number: usize, copy: usize) {
+    fn write(&self, mem: Memory<'_>, number: usize, copy: usize, store: impl Fn(&AtomicU64, u64)) {
         let name = self.name.as_ref().map_or("", |name| name.as_str());
         let mut bytes = [0; ENTRY * 8];
         bytes[..8].copy_from_slice(&self.instance.to_le_bytes());
-        bytes[8..16].copy_from_slice(&(name.len() as u64).to_le_bytes());
+        bytes[8..12].copy_from_slice(&(name.len() as u32).to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.moves.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.start.as_u64().to_le_bytes());
-        bytes[24..24 + name.len()].copy_from_slice(name.as_bytes());
+        bytes[24..NAME].copy_from_slice(&self.origin.to_le_bytes());
+        bytes[NAME..NAME + name.len()].copy_from_slice(name.as_bytes());
         let check = xxh3_64(&bytes[..ENTRY * 8 - 8]);
         bytes[ENTRY * 8 - 8..].copy_from_slice(&check.to_le_bytes());
         for (word, bytes) in mem.group_entry(number, copy).iter().zip(bytes.as_chunks::<8>().0) {
-            word.store(u64::from_le_bytes(*bytes), Release);
+            store(word, u64::from_le_bytes(*bytes));
         }
     }
 
@@ -76,10 +90,20 @@ impl Entry {
         sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>,
     ) -> Result<(), E> {
         (0..2).try_for_each(|copy| {
-            self.write(mem, number, copy);
+            self.write(mem, number, copy, |word, value| word.store(value, Release));
             sync(mem.group_entry_bytes(number, copy))
         })
     }
+}
+
+/// How often the groups of each origin were moved at last.
+pub fn moves(entries: impl Iterator<Item = Entry>) -> HashMap<u64, u32> {
+    let mut moves = HashMap::new();
+    for entry in entries.filter(|entry| entry.name.is_some()) {
+        let most = moves.entry(entry.origin).or_insert(0);
+        *most = entry.moves.max(*most);
+    }
+    moves
 }
 
 /// Why a group could not be created.
@@ -96,13 +120,25 @@ pub enum NotCreated<E> {
 impl<'a> Group<'a> {
     /// Its name.
     pub fn name(&self) -> Option<GroupName> {
-        let entry = Entry::read(self.mem, self.number).filter(|entry| entry.instance == self.instance());
-        entry.and_then(|entry| entry.name)
+        self.entry().and_then(|entry| entry.name)
     }
 
-    /// What its entry has to say: of one that was removed, that.
-    fn entry(&self, name: Option<&GroupName>) -> Entry {
-        Entry { instance: self.instance(), name: name.cloned(), start: self.start() }
+    /// What it was before it was first moved.
+    pub fn origin(&self) -> u64 {
+        self.entry().map_or(self.id(), |entry| entry.origin)
+    }
+
+    fn id(&self) -> u64 {
+        self.instance() << 16 | self.number as u64
+    }
+
+    fn entry(&self) -> Option<Entry> {
+        Entry::read(self.mem, self.number).filter(|entry| entry.instance == self.instance())
+    }
+
+    /// What its entry has to say once it was removed.
+    fn entry_of_nobody(&self) -> Entry {
+        Entry { instance: self.instance(), name: None, start: self.start(), origin: self.id(), moves: 0 }
     }
 
     /// The active groups.
@@ -112,11 +148,38 @@ impl<'a> Group<'a> {
 
     /// The active group of that name.
     pub fn find(mem: Memory<'a>, name: &GroupName) -> Option<Self> {
-        Self::all(mem).find(|g| g.name().as_ref() == Some(name) && g.is_current())
+        let named = Self::all(mem).filter_map(|group| Some((group, group.entry()?)));
+        let found = named.filter(|(group, entry)| entry.name.as_ref() == Some(name) && group.is_current());
+        found.max_by_key(|(_, entry)| entry.moves).map(|(group, _)| group)
     }
 
     /// Creates a group; `sync` brings a range of bytes of the file to the disk.
     pub fn create<E>(
+        ring: &Ring<'a>,
+        name: &GroupName,
+        start: Start,
+        sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>,
+    ) -> Result<Self, NotCreated<E>> {
+        Self::create_after(None, ring, name, start, sync)
+    }
+
+    /// Moves a group: another one takes its name and its receivers, and this one is removed. The other one has
+    /// been made when that fails.
+    pub fn go_on_at<E>(
+        self,
+        ring: &Ring<'a>,
+        start: Start,
+        sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>,
+    ) -> Result<(), NotCreated<E>> {
+        let Some(Entry { name: Some(name), origin, moves, .. }) = self.entry() else {
+            return Ok(()); // it was removed
+        };
+        Self::create_after(Some((origin, moves)), ring, &name, start, &sync)?;
+        self.remove(ring, &sync).map_err(NotCreated::NotSynced)
+    }
+
+    fn create_after<E>(
+        before: Option<(u64, u32)>,
         ring: &Ring<'a>,
         name: &GroupName,
         start: Start,
@@ -142,7 +205,9 @@ impl<'a> Group<'a> {
             // On disk, too, nothing of an earlier group of this number may pass for this one's.
             sync(mem.layout.bytes_of_pages()).map_err(NotCreated::NotSynced)?;
         }
-        group.entry(Some(name)).publish(mem, number, sync).map_err(NotCreated::NotSynced)?;
+        let (origin, moves) = before.map_or((group.id(), 0), |(origin, moves)| (origin, moves.saturating_add(1)));
+        let entry = Entry { name: Some(name.clone()), origin, moves, ..group.entry_of_nobody() };
+        entry.publish(mem, number, sync).map_err(NotCreated::NotSynced)?;
         Ok(group)
     }
 
@@ -205,10 +270,12 @@ impl<'a> Group<'a> {
     }
 
     /// Makes a number what its entry says, after a power loss: `write` stores a word. Its start is kept,
-    /// its cursors are not, and of what it lost what is known. Nobody else has the file open.
+    /// its cursors are not, and of what it lost what is known. `moves` are those of all that are written down.
+    /// Nobody else has the file open.
     pub fn recover(
         mem: Memory<'a>,
         number: usize,
+        moves: &HashMap<u64, u32>,
         oldest: u64,
         era: u64,
         write: impl Fn(&AtomicU64, u64),
@@ -218,7 +285,10 @@ impl<'a> Group<'a> {
         // What it was is of no matter where it cannot be: no word of any other group is left.
         let known = Some(was.instance()).filter(|&instance| instance < MAX_INSTANCE).unwrap_or(0);
         let instance = entry.as_ref().map_or(known, |entry| entry.instance.max(known));
-        let there = entry.filter(|entry| entry.name.is_some());
+        let (there, moved) = match entry.filter(|entry| entry.name.is_some()) {
+            Some(entry) if moves.get(&entry.origin) > Some(&entry.moves) => (None, true),
+            there => (there, false),
+        };
         let (state, start) = match &there {
             Some(entry) => (state(entry.instance, ACTIVE), entry.start.min(Offset::new(era, 0))),
             None => (state(instance, FREE), Offset::new(0, 0)),
@@ -247,6 +317,10 @@ impl<'a> Group<'a> {
         write(&live[START], start.as_u64());
         write(&live[AT], group.hint(oldest));
         write(&live[STATE], group.state);
+        if moved {
+            // It is not to come back when the one that it became is gone.
+            (0..2).for_each(|copy| group.entry_of_nobody().write(mem, number, copy, &write));
+        }
         there.map(|_| group)
     }
 
@@ -280,7 +354,7 @@ impl<'a> Group<'a> {
         sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.deactivate(ring);
-        self.entry(None).publish(self.mem, self.number, sync)?;
+        self.entry_of_nobody().publish(self.mem, self.number, sync)?;
         self.vacate();
         Ok(())
     }
@@ -305,13 +379,15 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Finishes what one began who died while it created or removed a group. `sync` brings a range of bytes of
+    /// Finishes what one began who died while it created, moved or removed a group. `sync` brings a range of bytes of
     /// the file to the disk: the next group of that name may get another number, and there are no two.
     pub fn repair<E>(ring: &Ring<'a>, sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>) {
+        let moves = moves(Self::all(ring.mem).filter_map(|group| group.entry()));
         for group in (0..ring.mem.layout.geometry.max_groups).filter_map(|g| Self::at(ring.mem, g)) {
-            if group.is_removed() || group.name().is_none() {
+            let is_whole = |entry: Entry| entry.name.is_some() && moves.get(&entry.origin) == Some(&entry.moves);
+            if group.is_removed() || !group.entry().is_some_and(is_whole) {
                 group.deactivate(ring);
-                if group.entry(None).publish(ring.mem, group.number, &sync).is_ok() {
+                if group.entry_of_nobody().publish(ring.mem, group.number, &sync).is_ok() {
                     group.vacate();
                 }
             }

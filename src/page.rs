@@ -290,7 +290,12 @@ impl<'a> Page<'a> {
     /// When the record of `offset` at a word of the record area says that it was sent, in unix milliseconds. It is not
     /// verified.
     pub fn sent_at(&self, at: usize, offset: crate::Offset) -> Option<u64> {
-        self.header(at).filter(|(head, _)| head[1] == offset.as_u64()).map(|(head, _)| head[2])
+        self.len_and_time(at, offset).map(|(_, time)| time)
+    }
+
+    /// The same, behind the length of the message.
+    pub fn len_and_time(&self, at: usize, offset: crate::Offset) -> Option<(usize, u64)> {
+        self.header(at).filter(|(head, _)| head[1] == offset.as_u64()).map(|(head, len)| (len, head[2]))
     }
 
     /// Where a record at a word of the record area would end, and the offset that it says.

@@ -51,6 +51,8 @@ pub struct Receiver {
 /// What a receiver knows, apart from the channel.
 pub(crate) struct Position {
     name: GroupName,
+    /// What the group was before it was first moved.
+    origin: u64,
     pub(crate) group: usize,
     state: u64,
     hand: Hand,
@@ -76,7 +78,8 @@ impl Position {
         let cell = receiver_number() % mem.layout.geometry.max_held.min(mem.layout.rows());
         let hand = Hand::new(root.file.id.index, page, cell);
         let (loans, copies, buffer) = (Vec::new(), Vec::new(), Vec::new());
-        Self { name, group, state, hand, lent: AtomicBool::new(false), loans, copies, owed: None, buffer }
+        let origin = if root.is_inherited() { 0 } else { Group::of(mem, group, state).origin() };
+        Self { name, origin, group, state, hand, lent: AtomicBool::new(false), loans, copies, owed: None, buffer }
     }
 
     #[inline]
@@ -140,9 +143,32 @@ impl Position {
         }
     }
 
-    /// One look; the claim is in the hand. A patient one also settles abandoned slots, and whether anybody is left to send.
+    /// Goes on where the group was moved to. False if it was not, but removed.
+    #[cold]
+    fn follow(&mut self, root: &Root) -> bool {
+        let found = Group::find(root.memory(), &self.name);
+        let is_another = |group: &Group<'_>| (group.number(), group.state()) != (self.group, self.state);
+        let moved = found.filter(|group| group.origin() == self.origin && is_another(group));
+        if let Some(group) = moved {
+            *self = Self::new(root, self.name.clone(), group.number(), group.state());
+        }
+        moved.is_some()
+    }
+
+    /// One look, also where the group was moved to.
     #[inline]
     fn attempt(&mut self, root: &Root, want: Want, patient: bool) -> Result<(), TryRecvError> {
+        loop {
+            match self.look(root, want, patient) {
+                Err(TryRecvError::GroupRemoved) if self.follow(root) => {}
+                looked => return looked,
+            }
+        }
+    }
+
+    /// One look; the claim is in the hand. A patient one also settles abandoned slots, and whether anybody is left to send.
+    #[inline]
+    fn look(&mut self, root: &Root, want: Want, patient: bool) -> Result<(), TryRecvError> {
         root.usable()?;
         if let Some(owed) = self.owed.take() {
             return Err(owed.into());
@@ -219,6 +245,7 @@ impl Position {
                 return Poll::Ready(Err(error));
             }
             if !again {
+                sleeper.wait_for_group(self.group); // it may have been moved
                 sleeper.register(root, cx.waker());
             }
         }

@@ -28,6 +28,7 @@
 use crate::clean;
 use crate::found;
 use crate::group::Group;
+use crate::lifecycle::{self, Entry};
 use crate::layout::{Acks, BLOCK, Cursor, Head, Layout, MAX_PAGE_NUMBER, PAGE_LIMIT_STEP, PageState, Slot, SlotState, Tail};
 use crate::memory::Memory;
 use crate::page::Page;
@@ -254,7 +255,8 @@ impl Survey {
 
         // The groups first: what their claim cells counted is void after that.
         let each = 0..layout.geometry.max_groups;
-        let recover = |number| Group::recover(mem, number, oldest, era, put);
+        let moves = lifecycle::moves(each.clone().filter_map(|number| Entry::read(mem, number)));
+        let recover = |number| Group::recover(mem, number, &moves, oldest, era, put);
         let groups: Vec<Option<Group<'_>>> = each.map(recover).collect();
         clear_control(mem);
         let damaged = kept.iter().map(|&page| self.keep(mem, page, &groups)).sum();

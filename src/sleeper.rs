@@ -71,6 +71,14 @@ impl Sleeper {
         }
     }
 
+    /// Waits from now on as a receiver of this group.
+    pub fn wait_for_group(&mut self, group: usize) {
+        if !matches!(self.who, Who::Receiver(before) if before == group) {
+            self.done();
+            self.who = Who::Receiver(group);
+        }
+    }
+
     /// Registers; the caller looks again before it sleeps.
     pub fn register(&mut self, root: &Arc<Root>, waker: &Waker) {
         if self.root.is_none() {

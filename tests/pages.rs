@@ -36,7 +36,10 @@ fn bytes(page: &PageBytes) -> Vec<u8> {
     bytes
 }
 
-fn parsed(of: PageId, bytes: &[u8]) -> (Vec<(Offset, u64)>, Vec<(usize, usize)>) {
+/// Messages, and the bytes that are none.
+type Parsed = (Vec<(Offset, u64)>, Vec<(usize, usize)>);
+
+fn parsed(of: PageId, bytes: &[u8]) -> Parsed {
     let (mut good, mut bad) = (vec![], vec![]);
     for record in records(of, bytes) {
         match record {

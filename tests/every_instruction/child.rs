@@ -1,7 +1,9 @@
 //! The child: one operation on a channel, between two stops by which the tracer knows its begin and its end.
 
 use crate::common::{body, poll_once};
-use disk_chan::{AckError, Channel, Create, Options, Receiver, RemoveGroupError, Sender, TryRecvError, TrySendError};
+use disk_chan::{
+    AckError, Channel, Create, Options, Receiver, RemoveGroupError, Sender, Start, TryRecvError, TrySendError,
+};
 use std::fmt::Write;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -173,6 +175,10 @@ pub fn run(act: &str, file: &Path) {
                 Ok(()) | Err(RemoveGroupError::NotFound) => {}
                 Err(error) => panic!("{error}"),
             }
+        }
+        "seek_group" => {
+            let channel = open(file);
+            stepped(|| channel.seek_group("b", Start::Newest, true)).expect("the group is there");
         }
         "close" => {
             let channel = open(file);

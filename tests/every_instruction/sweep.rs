@@ -96,6 +96,7 @@ pub fn operations() -> Vec<Operation> {
         op("join", "join", Setting::Room, Block, "find"),
         op("remove_group", "remove_group", Setting::Returned, Block, "deactivate"),
         op("remove_group", "remove_group", Setting::Returned, DropOldest, "deactivate"),
+        op("seek_group", "seek_group", Setting::Room, Block, "go_on_at"),
         op("open", "open", Setting::Room, Block, "open"),
         op("close, by dropping the last handles", "drop", Setting::Room, Block, "close"),
         op("Channel::close", "close", Setting::Room, Block, "close"),
@@ -214,6 +215,7 @@ impl<'a> Scene<'a> {
             receives,
             subscribes: op.act == "subscribe",
             removes: op.act == "remove_group",
+            moves: op.act == "seek_group",
             drops,
             is_out_of_the_way: false,
         };

@@ -74,7 +74,7 @@ pub enum Choice {
     Death,
 }
 
-const OPS: [(Op, u64); 17] = [
+const OPS: [(Op, u64); 18] = [
     (Op::Send, 30),
     (Op::SendMany, 6),
     (Op::SendDurable, 8),
@@ -83,6 +83,7 @@ const OPS: [(Op, u64); 17] = [
     (Op::Sync, 4),
     (Op::Subscribe, 5),
     (Op::Remove, 2),
+    (Op::Move, 3),
     (Op::Receive, 16),
     (Op::ReceiveMany, 6),
     (Op::Lease, 10),
@@ -466,6 +467,7 @@ impl History<'_> {
         for _ in 0..200 {
             let op = match removes {
                 true if world.groups().is_empty() => Op::Subscribe,
+                true if self.rng.percent(30) => Op::Move,
                 true => Op::Remove,
                 false => self.an_op(),
             };

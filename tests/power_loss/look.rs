@@ -46,6 +46,8 @@ pub struct Seen {
 /// A group that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenGroup {
+    /// Its number, and which of the groups of that number it is.
+    pub id: (usize, u64),
     pub start: Offset,
     /// For each message whether the group is done with it.
     pub done: Vec<bool>,
@@ -89,7 +91,8 @@ pub fn look(sender: &Sender) -> Result<Look, String> {
             }
             lost_page.1
         });
-        let seen = SeenGroup { start: group.start(), done, lost: lost.collect() };
+        let id = (group.number(), group.state());
+        let seen = SeenGroup { id, start: group.start(), done, lost: lost.collect() };
         if look.groups.insert(name.to_string(), seen).is_some() {
             return Err(format!("there are two groups called {name}"));
         }

@@ -45,6 +45,8 @@ pub struct Message {
 #[derive(Clone, Debug)]
 pub struct GroupModel {
     pub name: String,
+    /// Its number, and which of the groups of that number it is, if that is known.
+    pub id: Option<(usize, u64)>,
     pub made: Span,
     pub start: Offset,
     pub removed: Option<Span>,
@@ -171,10 +173,12 @@ impl Model {
         let Moment { at, weak, .. } = moment;
         let mut groups = Vec::new();
         for (name, there) in &look.groups {
-            let possible =
-                self.groups.iter().rev().filter(|g| {
-                    &g.name == name && g.made.maybe(at) && !g.removed.is_some_and(|r| r.surely(at) && !weak)
-                });
+            let possible = self.groups.iter().rev().filter(|g| {
+                &g.name == name
+                    && g.id.is_none_or(|id| id == there.id)
+                    && g.made.maybe(at)
+                    && !g.removed.is_some_and(|r| r.surely(at) && !weak)
+            });
             let found = possible.clone().find(|g| g.start == there.start || !g.made.surely(at));
             let Some(g) = found else {
                 let known = possible.map(|g| g.start).collect::<Vec<_>>();
@@ -185,6 +189,15 @@ impl Model {
         for g in &self.groups {
             let certain = g.made.surely(at) && !g.removed.is_some_and(|r| r.maybe(at));
             ensure!(weak || !certain || look.groups.contains_key(&g.name), "group {} is missing", g.name);
+            // One that is being moved is in one of the two places.
+            let moves =
+                g.made.surely(at) && self.groups.iter().any(|to| to.name == g.name && Some(to.made) == g.removed);
+            let stays = g.removed.is_some_and(|r| r.maybe(at) && !r.surely(at));
+            ensure!(
+                weak || !moves || !stays || look.groups.contains_key(&g.name),
+                "group {} is missing, which was being moved",
+                g.name
+            );
         }
         Ok(groups)
     }
@@ -210,8 +223,8 @@ impl Model {
                 (false, true) => Some((m.id, Span::PERHAPS)),
                 (false, false) => None,
             });
-            let (name, start) = (name.clone(), there.start);
-            next.groups.push(GroupModel { name, made: Span::ALWAYS, start, removed: None, done: done.collect() });
+            let (name, id, start) = (name.clone(), Some(there.id), there.start);
+            next.groups.push(GroupModel { name, id, made: Span::ALWAYS, start, removed: None, done: done.collect() });
         }
         if opened.is_some() {
             self.keep_turned(at, promised, look.tail, &mut next);

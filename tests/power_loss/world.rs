@@ -138,6 +138,7 @@ pub enum Op {
     Sync,
     Subscribe,
     Remove,
+    Move,
     Receive,
     ReceiveMany,
     Lease,
@@ -449,17 +450,17 @@ impl World {
             Err(e) => {
                 if self.model.group(name).is_none() {
                     let (name, done, made) = (name.into(), HashMap::new(), Span { end: u64::MAX, ..span });
-                    self.model.groups.push(GroupModel { name, made, start: Offset::default(), removed: None, done });
+                    let (start, removed) = (Offset::default(), None);
+                    self.model.groups.push(GroupModel { name, id: None, made, start, removed, done });
                 }
                 return Err(format!("subscribe: {e}"));
             }
         };
         self.handles.receivers.push((name.into(), receiver));
         if self.model.group(name).is_none() {
-            let found = Group::find(self.sender().ring().mem, &name.into());
-            let start = found.ok_or(format!("group {name} was made and is not there"))?.start();
+            let (id, start) = self.find(name).ok_or(format!("group {name} was made and is not there"))?;
             let (name, done) = (name.into(), HashMap::new());
-            self.model.groups.push(GroupModel { name, made: span, start, removed: None, done });
+            self.model.groups.push(GroupModel { name, id: Some(id), made: span, start, removed: None, done });
         }
         Ok(())
     }
@@ -478,6 +479,31 @@ impl World {
         self.handles.held.retain(|held| held.group != name);
         self.handles.receivers.retain(|(group, _)| group != name);
         Ok(())
+    }
+
+    /// Moves a group: another one of its name is made, and then it is removed.
+    fn seek(&mut self, name: &str, to: Start, force: bool) -> Result<(), Broken> {
+        let before = self.find(name);
+        let (moved, span) = self.span(|w| w.channel().seek_group(name, to, force));
+        let span = match &moved {
+            Err(crate::MoveGroupError::InUse { .. } | crate::MoveGroupError::TooManyGroups { .. }) => return Ok(()),
+            Ok(()) => span,
+            Err(_) => Span { end: u64::MAX, ..span },
+        };
+        // Where a sync failed it may not have come so far that there is another one.
+        if let Some((id, start)) = self.find(name).filter(|_| self.find(name) != before) {
+            self.model.group(name).expect("it was there").removed = Some(span);
+            let (group, done) = (name.into(), HashMap::new());
+            self.model.groups.push(GroupModel { name: group, id: Some(id), made: span, start, removed: None, done });
+            self.handles.held.retain(|held| held.group != name);
+        }
+        moved.map_err(|e| format!("seek_group: {e}"))
+    }
+
+    /// The group of that name, as far as memory knows, and where it started.
+    fn find(&self, name: &str) -> Option<((usize, u64), Offset)> {
+        let group = Group::find(self.sender().ring().mem, &name.into())?;
+        Some(((group.number(), group.state()), group.start()))
     }
 
     fn receiver(&mut self, group: &str) -> Result<usize, Broken> {
@@ -693,6 +719,15 @@ impl World {
                 self.subscribe(NAMES[rng.index(NAMES.len())], start)
             }
             (Op::Remove, Some(group)) => self.remove(&group, rng.percent(50)),
+            (Op::Move, Some(group)) => {
+                let sent: Vec<Offset> = self.model.messages.values().map(|m| m.offset).collect();
+                let to = match rng.below(3) {
+                    0 => Start::Oldest,
+                    1 => Start::Newest,
+                    _ => Start::At(if sent.is_empty() { Offset::default() } else { sent[rng.index(sent.len())] }),
+                };
+                self.seek(&group, to, rng.percent(50))
+            }
             (Op::Reopen, _) => self.reopen(),
             (Op::Second, _) => {
                 self.handles.second = match self.handles.second.take() {
