@@ -377,8 +377,11 @@ impl OpenFile {
         for &id in &dead {
             self.reap_cells(id);
         }
-        // A group that was removed and is still held is found here each time: only the dead leave what is not synced.
-        Group::repair(&self.ring(), |range| if dead.is_empty() { Ok(()) } else { self.sync_range(range) });
+        // Only the dead leave what is half done, or not synced.
+        match dead.is_empty() {
+            true => Group::vacate_removed(&self.ring()),
+            false => Group::repair(&self.ring(), |range| self.sync_range(range)),
+        }
         for id in &dead {
             id.detach(self.memory());
         }

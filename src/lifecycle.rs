@@ -382,15 +382,34 @@ impl<'a> Group<'a> {
     /// Finishes what one began who died while it created, moved or removed a group. `sync` brings a range of bytes of
     /// the file to the disk: the next group of that name may get another number, and there are no two.
     pub fn repair<E>(ring: &Ring<'a>, sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>) {
-        let moves = moves(Self::all(ring.mem).filter_map(|group| group.entry()));
+        let named: Vec<(usize, Entry)> =
+            Self::all(ring.mem).filter_map(|group| Some((group.number, group.entry()?))).collect();
+        let moves = moves(named.iter().map(|(_, entry)| entry.clone()));
+        // What a group became is on disk before that is removed.
+        let is_on_disk = |(number, entry): &(usize, Entry)| entry.publish(ring.mem, *number, &sync).is_ok();
+        let became = |entry: &Entry| named.iter().find(|(_, other)| {
+            other.origin == entry.origin && moves.get(&other.origin) == Some(&other.moves) && other.moves > entry.moves
+        });
         for group in (0..ring.mem.layout.geometry.max_groups).filter_map(|g| Self::at(ring.mem, g)) {
-            let is_whole = |entry: Entry| entry.name.is_some() && moves.get(&entry.origin) == Some(&entry.moves);
-            if group.is_removed() || !group.entry().is_some_and(is_whole) {
+            let half = match group.entry().filter(|entry| entry.name.is_some()) {
+                Some(entry) => became(&entry).is_some_and(is_on_disk),
+                None => true,
+            };
+            if group.is_removed() || half {
                 group.deactivate(ring);
                 if group.entry_of_nobody().publish(ring.mem, group.number, &sync).is_ok() {
                     group.vacate();
                 }
             }
+        }
+    }
+
+    /// Frees the numbers of removed groups that nobody holds anything of any more.
+    pub fn vacate_removed(ring: &Ring<'a>) {
+        let groups = (0..ring.mem.layout.geometry.max_groups).filter_map(|number| Self::at(ring.mem, number));
+        for group in groups.filter(|group| group.is_removed()) {
+            group.deactivate(ring);
+            group.vacate();
         }
     }
 
