@@ -6,7 +6,7 @@ use std::str::FromStr;
 use tempfile::TempDir;
 
 pub const USAGE: &str = "\
-usage: benches [grid] [latency] [growth] [open] [idle] [OPTIONS]
+usage: benches [grid] [latency] [growth] [open] [idle] [lookup] [OPTIONS]
 
   Without a part, all of them.
 
@@ -26,14 +26,16 @@ pub enum Part {
     Growth,
     Open,
     Idle,
+    Lookup,
 }
 
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("grid", Part::Grid),
     ("latency", Part::Latency),
     ("growth", Part::Growth),
     ("open", Part::Open),
     ("idle", Part::Idle),
+    ("lookup", Part::Lookup),
 ];
 
 #[derive(Clone, Debug)]

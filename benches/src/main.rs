@@ -7,6 +7,7 @@ mod grid;
 mod growth;
 mod idle;
 mod latency;
+mod lookup;
 mod machine;
 mod opening;
 mod process;
@@ -58,6 +59,9 @@ fn main() -> ExitCode {
     }
     if args.runs(Part::Idle) {
         idle::idle(&args, &mut report);
+    }
+    if args.runs(Part::Lookup) {
+        lookup::lookup(&args, &mut report);
     }
     println!("\nall figures: {}", report.out().join("bench.json").display());
     ExitCode::SUCCESS
