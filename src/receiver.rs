@@ -261,13 +261,13 @@ impl Position {
         }
     }
 
-    /// The bytes of a claim, as a copy.
+    /// The region of a claim, as a copy.
     fn copy(&mut self, root: &Root) -> Vec<u8> {
         let claim = &self.hand.claim;
         if root.drops_oldest() || claim.word.kind() == Kind::Lease {
             return std::mem::take(&mut self.buffer);
         }
-        claim.record.payload(root.memory()).to_vec()
+        claim.record.region(root.memory()).to_vec()
     }
 }
 
