@@ -24,7 +24,8 @@ use xxhash_rust::xxh3::xxh3_64;
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'m> {
     region: &'m [u8],
-    flags: u32,
+    /// Length and flags.
+    word: u64,
     hash: u64,
 }
 
@@ -32,7 +33,7 @@ impl<'m> Record<'m> {
     /// Hashes the region, so that this work is done before anything is reserved.
     #[inline]
     pub fn new(region: &'m [u8], flags: u32) -> Self {
-        Self { region, flags, hash: xxh3_64(region) }
+        Self { region, word: region.len() as u64 | u64::from(flags) << 32, hash: xxh3_64(region) }
     }
 
     /// Words of the record.
@@ -214,7 +215,7 @@ impl<'a> Page<'a> {
     fn write_record(&self, uuid: [u64; 2], at: usize, offset: u64, record: &Record<'_>, now: u64) {
         let from = self.layout.data_at(at);
         let words = &self.words[from..from + record.words()];
-        let head = [record.region.len() as u64 | u64::from(record.flags) << 32, offset, now];
+        let head = [record.word, offset, now];
         let check = checksum(uuid, head, record.hash);
         // Relaxed, here and below: ORDER[commit] and ORDER[lap] order them.
         for (word, value) in words.iter().zip([head[0], head[1], head[2], check]) {

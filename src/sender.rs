@@ -60,7 +60,7 @@ impl Sender {
         Self { root, epoch }
     }
 
-    #[inline]
+    #[inline(always)]
     fn record<'m, M: Payload>(&self, message: &'m M) -> Result<Record<'m>, SendError> {
         let region = message.region();
         let (len, max) = (region.len(), self.max_message_len());
