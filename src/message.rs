@@ -117,21 +117,28 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Drop for Hold<R, C> {
 /// back. Forgotten, it is given back at the receiver's next receive or when that is dropped.
 pub struct Message<'a> {
     bytes: &'a [u8],
-    /// The region, where hand-outs are copies.
-    copy: &'a [u8],
     hold: Hold<&'a Root, &'a Claim>,
     /// After the claim is over.
-    _lent: Lent<'a>,
+    lent: Lent<'a>,
+}
+
+/// What a receiver keeps of a message that is out.
+#[derive(Default)]
+pub(crate) struct Loan {
+    /// Of a single message whether it is out.
+    pub is_out: AtomicBool,
+    /// Its region, where hand-outs are copies.
+    pub copy: Vec<u8>,
 }
 
 /// Tells the receiver that a message was not forgotten.
-struct Lent<'a>(Option<&'a AtomicBool>);
+struct Lent<'a>(Option<&'a Loan>);
 
 impl Drop for Lent<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(lent) = self.0 {
-            lent.store(false, Relaxed); // the receiver is borrowed until then
+        if let Some(loan) = self.0 {
+            loan.is_out.store(false, Relaxed); // the receiver is borrowed until then
         }
     }
 }
@@ -167,21 +174,20 @@ pub struct Lease {
 }
 
 impl<'a> Message<'a> {
-    /// A message that was claimed; `copy` is its region where hand-outs are copies, and `lent` is lowered
-    /// when it is dropped.
+    /// A message that was claimed. A single one has a loan, and so has every one where hand-outs are copies.
     #[inline]
-    pub(crate) fn new(root: &'a Root, claim: &'a Claim, copy: &'a [u8], lent: Option<&'a AtomicBool>) -> Self {
-        let bytes = match root.drops_oldest() {
-            true => &copy[claim.record.block()..],
-            false => claim.record.payload(root.memory()),
+    pub(crate) fn new(root: &'a Root, claim: &'a Claim, loan: Option<&'a Loan>) -> Self {
+        let bytes = match loan {
+            Some(loan) if root.drops_oldest() => &loan.copy[claim.record.block()..],
+            _ => claim.record.payload(root.memory()),
         };
-        Self { bytes, copy, hold: Hold::new(root, claim, Dropped::Done), _lent: Lent(lent) }
+        Self { bytes, hold: Hold::new(root, claim, Dropped::Done), lent: Lent(loan) }
     }
 
     fn region(&self) -> &[u8] {
-        match self.hold.root.drops_oldest() {
-            true => self.copy,
-            false => self.hold.claim.record.region(self.hold.root.memory()),
+        match self.lent.0 {
+            Some(loan) if self.hold.root.drops_oldest() => &loan.copy,
+            _ => self.hold.claim.record.region(self.hold.root.memory()),
         }
     }
 }

@@ -91,6 +91,14 @@ impl Place {
         self.sent_at
     }
 
+    /// Finds the message behind its header block; false if no record is so.
+    #[cold]
+    fn step_over_headers(&mut self, flags: u32, region: &[u8]) -> bool {
+        let Some(block) = block_len(flags, region) else { return false };
+        (self.bytes, self.len, self.block) = (self.bytes + block as usize / 8, self.len - block, block);
+        true
+    }
+
     /// The bytes of the header block that the region begins with, once it is known; 0 is none.
     #[inline]
     pub fn block(&self) -> usize {
@@ -277,10 +285,11 @@ impl<'a> Page<'a> {
         let from = self.layout.data_at(place.at as usize + RECORD_HEADER);
         let region = bytes(&self.words[from..from + len.div_ceil(8)], len);
         let good = head[1] == offset && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(region)) == head[3];
-        let Some(block) = good.then(|| block_len(flags(head), region)).flatten() else { return false };
-        (place.sent_at, place.block, place.len) = (head[2], block, len as u32 - block);
-        place.bytes = self.begin + from + block as usize / 8;
-        true
+        if good {
+            (place.sent_at, place.bytes, place.len) = (head[2], self.begin + from, len as u32);
+        }
+        // Without flags the length is all of its word.
+        good && (head[0] == len as u64 || place.step_over_headers(flags(head), region))
     }
 
     /// Copies and verifies the record of `offset`; `place` then has its send time and the length
