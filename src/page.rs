@@ -91,14 +91,6 @@ impl Place {
         self.sent_at
     }
 
-    /// Finds the message behind its header block; false if no record is so.
-    #[cold]
-    fn step_over_headers(&mut self, flags: u32, region: &[u8]) -> bool {
-        let Some(block) = block_len(flags, region) else { return false };
-        (self.bytes, self.len, self.block) = (self.bytes + block as usize / 8, self.len - block, block);
-        true
-    }
-
     /// The bytes of the header block that the region begins with, once it is known; 0 is none.
     #[inline]
     pub fn block(&self) -> usize {
@@ -284,12 +276,21 @@ impl<'a> Page<'a> {
         let Some((head, len)) = self.header(place.at as usize) else { return false };
         let from = self.layout.data_at(place.at as usize + RECORD_HEADER);
         let region = bytes(&self.words[from..from + len.div_ceil(8)], len);
-        let good = head[1] == offset && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(region)) == head[3];
-        if good {
-            (place.sent_at, place.bytes, place.len) = (head[2], self.begin + from, len as u32);
+        if head[1] != offset || checksum(uuid, [head[0], head[1], head[2]], xxh3_64(region)) != head[3] {
+            return false;
         }
-        // Without flags the length is all of its word.
-        good && (head[0] == len as u64 || place.step_over_headers(flags(head), region))
+        (place.sent_at, place.bytes, place.len) = (head[2], self.begin + from, len as u32);
+        flags(head) == 0 || self.step_over_headers(flags(head), place)
+    }
+
+    /// Finds the message behind its header block; false if no record is so.
+    #[cold]
+    fn step_over_headers(&self, flags: u32, place: &mut Place) -> bool {
+        let (from, len) = (place.bytes - self.begin, place.len as usize);
+        let region = bytes(&self.words[from..from + len.div_ceil(8)], len);
+        let Some(block) = block_len(flags, region) else { return false };
+        (place.bytes, place.len, place.block) = (place.bytes + block as usize / 8, place.len - block, block);
+        true
     }
 
     /// Copies and verifies the record of `offset`; `place` then has its send time and the length
@@ -303,11 +304,10 @@ impl<'a> Page<'a> {
         fence(Acquire);
         let Some(head) = copied else { return false };
         let number = self.number_word().load(Relaxed);
-        let good = number == crate::Offset::from_u64(offset).page()
-            && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3];
-        let Some(block) = good.then(|| block_len(flags(head), into)).flatten() else { return false };
-        (place.sent_at, place.block) = (head[2], block);
-        true
+        place.sent_at = head[2];
+        number == crate::Offset::from_u64(offset).page()
+            && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3]
+            && block_len(flags(head), into).map(|block| place.block = block).is_some()
     }
 
     /// Where a record at a word of the record area would end, and the offset that it says.
