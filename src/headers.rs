@@ -125,7 +125,7 @@ impl Headers {
     pub fn key(mut self, key: impl AsRef<[u8]>) -> Self {
         let key = key.as_ref();
         if key.len() > MAX_VALUE {
-            return self.is_wrong(HeaderError::KeyTooLong { len: key.len(), max: MAX_VALUE });
+            return self.refuse(HeaderError::KeyTooLong { len: key.len(), max: MAX_VALUE });
         }
         self.key = Some(key.to_vec());
         self
@@ -135,14 +135,14 @@ impl Headers {
     pub fn with(mut self, name: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
         let (name, value) = (name.as_ref(), value.as_ref());
         if name.is_empty() {
-            return self.is_wrong(HeaderError::NoName);
+            return self.refuse(HeaderError::NoName);
         }
         if name.len() > MAX_NAME {
-            return self.is_wrong(HeaderError::NameTooLong { len: name.len(), max: MAX_NAME });
+            return self.refuse(HeaderError::NameTooLong { len: name.len(), max: MAX_NAME });
         }
         if value.len() > MAX_VALUE {
             let name = name.to_owned();
-            return self.is_wrong(HeaderError::ValueTooLong { name, len: value.len(), max: MAX_VALUE });
+            return self.refuse(HeaderError::ValueTooLong { name, len: value.len(), max: MAX_VALUE });
         }
         self.pairs.push(name.len() as u8);
         self.pairs.extend(name.as_bytes());
@@ -151,7 +151,7 @@ impl Headers {
         self
     }
 
-    fn is_wrong(mut self, error: HeaderError) -> Self {
+    fn refuse(mut self, error: HeaderError) -> Self {
         self.wrong.get_or_insert(error);
         self
     }
@@ -280,10 +280,12 @@ impl<'a> IntoIterator for HeadersRef<'a> {
 
 impl fmt::Debug for HeadersRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
-        let pairs = std::fmt::from_fn(|f| f.debug_map().entries(self.iter().map(|(n, v)| (n, text(v)))).finish());
-        f.debug_struct("Headers").field("key", &self.key.map(text)).field("pairs", &pairs).finish()
+        f.debug_struct("Headers").field("key", &self.key.map(text)).field("pairs", &self.iter()).finish()
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
 }
 
 /// The values of headers with their names: see [`HeadersRef::iter`].
@@ -292,8 +294,10 @@ pub struct HeadersIter<'a> {
     rest: &'a [u8],
 }
 
+type Pair<'a> = (&'a str, &'a [u8]);
+
 /// The first of these pairs, and what is behind it.
-fn pair(bytes: &[u8]) -> Option<((&str, &[u8]), &[u8])> {
+fn pair(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
     let (&len, rest) = bytes.split_first().filter(|(len, _)| **len > 0)?;
     let (name, rest) = rest.split_at_checked(len.into())?;
     let (len, rest) = rest.split_first_chunk()?;
@@ -315,6 +319,49 @@ impl FusedIterator for HeadersIter<'_> {}
 
 impl fmt::Debug for HeadersIter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        HeadersRef { key: None, pairs: self.rest }.fmt(f)
+        f.debug_map().entries(self.clone().map(|(name, value)| (name, text(value)))).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Any bytes, and some that are nearly a block.
+    fn region() -> impl Strategy<Value = Vec<u8>> {
+        let headers = (vec(any::<u8>(), 0..9), vec(("[a-z]{1,9}", vec(any::<u8>(), 0..9)), 0..6));
+        let nearly =
+            (headers, vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)).prop_map(|((key, pairs), changes)| {
+                let headers = pairs.iter().fold(Headers::new().key(key), |all, (name, value)| all.with(name, value));
+                let mut region = headers.message("message").unwrap().region;
+                for (at, byte) in changes {
+                    let at = at.index(region.len());
+                    region[at] = byte;
+                }
+                region
+            });
+        prop_oneof![vec(any::<u8>(), 0..300), nearly]
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_can_be_read_as_a_block(region in region(), block in 0..400usize, flags in 0..3u32) {
+            let headers = HeadersRef::new(&region, block);
+            let key = headers.key().map_or(0, <[u8]>::len);
+            let pairs: usize = headers.iter().map(|(name, value)| 3 + name.len() + value.len()).sum();
+            prop_assert!(key + pairs <= block.min(region.len()).saturating_sub(BEFORE_KEY));
+            prop_assert!(block <= region.len() || headers.is_empty());
+            // What was read can be sent, and is the same then.
+            let again = Headers::from(headers);
+            let sent = again.message("").unwrap();
+            prop_assert_eq!(Headers::from(sent.headers()), again);
+            let _ = format!("{headers:?}");
+
+            let Some(len) = block_len(flags, &region) else { return Ok(()) };
+            prop_assert!(len as usize <= region.len() && len % 8 == 0);
+            prop_assert_eq!(len > 0, flags == HEADERS);
+        }
     }
 }
