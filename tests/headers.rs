@@ -409,6 +409,8 @@ fn with_a_record(overflow: Overflow) -> (Dir, Vec<u8>, usize) {
     // A header of four words, the length of the block, and that of the key.
     let record = key - 6 - 32;
     assert_eq!(words(&bytes[record..])[0], 1 << 32 | (BLOCK + 64) as u64);
+    let block = [&[BLOCK as u8, 0, 0, 0, 33, 0][..], KEY, b"\x04name", b"\x07\0a value", &[0; 4]].concat();
+    assert_eq!(bytes[record + 32..][..BLOCK], block, "it is as layout.rs says");
     (dir, bytes, record)
 }
 
@@ -435,11 +437,14 @@ fn expect_damaged(dir: &Dir, bytes: &[u8], receive: Way, what: &str) {
 fn a_bit_that_flips_in_the_headers_costs_that_message() {
     let (dir, bytes, record) = with_a_record(Overflow::Block);
     for at in record..record + 32 + BLOCK {
-        let mut bytes = bytes.clone();
-        bytes[at] ^= 1 << (at % 8);
-        let what = format!("byte {} of the record", at - record);
-        // A message, one that goes out together with others, a copy of one, a lease.
-        expect_damaged(&dir, &bytes, WAYS[[2, 6, 7, 12][at % 4]], &what);
+        // All of the length and the flags.
+        for bit in (0..8).filter(|bit| at < record + 8 || at % 8 == *bit) {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1 << bit;
+            let what = format!("byte {}, bit {bit} of the record", at - record);
+            // A message, one that goes out together with others, a copy of one, a lease.
+            expect_damaged(&dir, &bytes, WAYS[[2, 6, 7, 12][at % 4]], &what);
+        }
     }
 }
 
