@@ -359,7 +359,7 @@ impl Channel {
         (layout.data_words * 8 * layout.geometry.max_pages) as u64
     }
 
-    /// Longest message in bytes.
+    /// Longest message in bytes, with its [headers](crate::Headers).
     pub fn max_message_len(&self) -> usize {
         self.root.file.map.layout().max_message_len()
     }

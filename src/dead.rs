@@ -10,12 +10,14 @@
 //! - The message is counted as a dead letter while its cell is DONE, which it leaves only for FREE.
 //! - Without room among the letters the message goes back as it was, and is tried again later.
 //!
-//! A letter is `{mark and version, uuid 128, group number 16 and instance 48, offset, sent at, attempts
-//! 32, length of the group's name 32, its name, the message}`, little-endian.
+//! A letter has the headers of its message, as they are. Behind them it is `{mark and version, uuid 128,
+//! group number 16 and instance 48, offset, sent at, attempts 32, length of the group's name 32, its name,
+//! the message}`, little-endian.
 #![forbid(unsafe_code)]
 
 use crate::cells::{ClaimCell, ClaimState, ClaimWord, Kind};
 use crate::group::Group;
+use crate::headers::WithHeaders;
 use crate::layout::{DEAD_LETTER_ROOM, SlotState};
 use crate::memory::Memory;
 use crate::page::Place;
@@ -134,7 +136,8 @@ fn is_sent(ring: Ring<'_>, key: &[u8]) -> bool {
         (0..end).any(|index| match page.slot(number, index) {
             SlotState::Committed(at) => {
                 let offset = Offset::new(number, index).as_u64();
-                page.copy(ring.mem.uuid, offset, &mut Place::unread(at), &mut copy) && copy.starts_with(key)
+                let mut place = Place::unread(at);
+                page.copy(ring.mem.uuid, offset, &mut place, &mut copy) && copy[place.block()..].starts_with(key)
             }
             _ => false,
         })
@@ -179,19 +182,25 @@ impl Shared {
             }
             return;
         }
-        let mut letter = key(self.memory(), group, offset);
+        let (block, message) = message.split_at(place.block());
+        let key = key(self.memory(), group, offset);
         let max = self.memory().layout.geometry.max_attempts;
         let may_be_there = held.attempts() > max;
         // A sender made now sends, also if somebody closed that channel.
         let letters = letters.sender();
-        if !(may_be_there && is_sent(letters.ring(), &letter)) {
+        if !(may_be_there && is_sent(letters.ring(), &key)) {
             let name = group.name().map_or(String::new(), |name| name.as_str().to_owned());
+            let mut letter = [block, &key].concat();
             letter.extend(place.sent_at().to_le_bytes());
             let tail = u64::from(max) | (name.len() as u64) << 32;
             letter.extend(tail.to_le_bytes());
             letter.extend(name.as_bytes());
             letter.extend(message);
-            if let Err(error) = letters.try_send(&letter) {
+            let sent = match block {
+                [] => letters.try_send(&letter),
+                _ => letters.try_send(WithHeaders::from_region(letter, block.len())),
+            };
+            if let Err(error) = sent {
                 tracing::debug!(%error, %offset, "no room for a dead letter");
                 cell.put_back(held);
                 return;

@@ -567,6 +567,41 @@ pub enum SyncError {
     ReadOnly,
 }
 
+/// Why headers cannot go with a message.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum HeaderError {
+    /// A value has no name.
+    #[error("a header without a name: give it one of 1 to 255 bytes")]
+    NoName,
+    /// A name is too long.
+    #[error("the name of a header has {len} bytes; the longest is {max}")]
+    NameTooLong {
+        /// Bytes of the name.
+        len: usize,
+        /// Most bytes of a name.
+        max: usize,
+    },
+    /// A value is too long.
+    #[error("the header {name:?} has {len} bytes; the longest is {max}: put it in the message")]
+    ValueTooLong {
+        /// The name of the header.
+        name: String,
+        /// Bytes of the value.
+        len: usize,
+        /// Most bytes of a value.
+        max: usize,
+    },
+    /// The key is too long.
+    #[error("a key of {len} bytes; the longest is {max}")]
+    KeyTooLong {
+        /// Bytes of the key.
+        len: usize,
+        /// Most bytes of a key.
+        max: usize,
+    },
+}
+
 /// Why not all of several messages were sent, or could not be brought to stable storage.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{} of the messages were sent, then: {error}", sent.len())]

@@ -29,9 +29,17 @@
 //! began a new *era*: it goes on at the synced page limit, above every number that was ever used.
 //!
 //! **Record**: word 0 `{length 32, flags 32}`, word 1 the offset, word 2 the send time (unix
-//! milliseconds), word 3 the checksum, then the payload, padded with zeros to whole words. The
-//! checksum is XXH3-64 over (channel uuid, word 0, word 1, word 2, XXH3-64 of the payload).
+//! milliseconds), word 3 the checksum, then the *region*: as many bytes as the length says, padded with
+//! zeros to whole words. The checksum is XXH3-64 over (channel uuid, word 0, word 1, word 2, XXH3-64 of the
+//! region). The region is the message; with flag 1, [`HEADERS`], it is a header block and then the message.
+//! There are no other flags: a record that has one does not verify.
 //! A message exists if and only if its slot says committed in this lap and its record verifies.
+//!
+//! **Header block**: `{its own length 32, length of the key + 1 or 0 without one 16, key, pairs, zeros}`. The
+//! length is a multiple of 8, so that the message begins with a word, too; one that is 0, is no such multiple
+//! or is greater than that of the region belongs to no record: it does not verify. A pair is `{length of the
+//! name 8, name, length of the value 16, value}`; names are UTF-8, and not empty. The pairs end at the first
+//! that is none, as zeros are; a key that is longer than the block is none, and no pairs follow.
 //!
 //! Words that outlive a lap (slots, group cursors, ack words) carry a tag and are not cleared when
 //! the page is reused: a word with another tag reads as *untouched*. The rule for changing one:
@@ -58,6 +66,8 @@ pub const BLOCK: usize = if cfg!(disk_chan_loom) { 6 * LINE } else { 512 };
 pub const ENTRY: usize = if cfg!(disk_chan_loom) { LINE } else { 64 };
 /// Words of the header of a record.
 pub const RECORD_HEADER: usize = 4;
+/// The flag of a record that begins with a header block.
+pub const HEADERS: u32 = 1;
 /// Most messages that one add to the cursor reserves.
 pub const MAX_RUN: usize = 64;
 /// Claim cells in a row: as many as an ack word has bits.

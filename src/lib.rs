@@ -115,8 +115,8 @@
 //! `layout` specifies the file. `page` is reserving, committing and reading in one page; `ring` is
 //! the pages in order; `ops` is what running sends say about themselves, `cells` what is said of a
 //! message that was handed out; `group`, `lifecycle`, `claim`, `extend` and `several` are the receiving
-//! side, `reap` is what the dead left there, `dead` are dead letters; `read` is reading without a group, `raw` reading the
-//! bytes of a page; `opens` is who has the file open,
+//! side, `reap` is what the dead left there, `dead` are dead letters, `headers` what goes with a message; `read` is
+//! reading without a group, `raw` reading the bytes of a page; `opens` is who has the file open,
 //! `fork` what a child does not have; `wait` is sleeping and waking. `durability` is syncing; `create`,
 //! `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves, `found` what an
 //! open finds, `recovery` what it makes of the rest. Each begins with its invariants, and they work on
@@ -200,6 +200,7 @@ protocols! {
 }
 
 mod error;
+mod headers;
 mod name;
 mod options;
 
@@ -208,6 +209,7 @@ mod options;
 mod power_loss;
 
 pub use error::*;
+pub use headers::{Headers, HeadersIter, HeadersRef, Payload, WithHeaders};
 pub use name::{GroupName, Offset};
 pub use options::{Create, Durability, Options, Overflow, Start};
 pub use recovery::{Cause, RecoveryProgress, RecoveryReport};

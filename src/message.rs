@@ -3,6 +3,7 @@
 
 use crate::claim::Claim;
 use crate::group::Group;
+use crate::headers::HeadersRef;
 use crate::shared::Root;
 use crate::{AckError, Offset};
 use std::borrow::Borrow;
@@ -83,6 +84,12 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
         given
     }
 
+    /// The bytes of the header block.
+    #[inline]
+    fn block(&self) -> usize {
+        self.claim().record.block()
+    }
+
     fn sent_at(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.claim().record.sent_at())
     }
@@ -112,17 +119,26 @@ pub struct Message<'a> {
     bytes: &'a [u8],
     hold: Hold<&'a Root, &'a Claim>,
     /// After the claim is over.
-    _lent: Lent<'a>,
+    lent: Lent<'a>,
+}
+
+/// What a receiver keeps of a message that is out.
+#[derive(Default)]
+pub(crate) struct Loan {
+    /// Of a single message whether it is out.
+    pub is_out: AtomicBool,
+    /// Its region, where hand-outs are copies.
+    pub copy: Vec<u8>,
 }
 
 /// Tells the receiver that a message was not forgotten.
-struct Lent<'a>(Option<&'a AtomicBool>);
+struct Lent<'a>(Option<&'a Loan>);
 
 impl Drop for Lent<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(lent) = self.0 {
-            lent.store(false, Relaxed); // the receiver is borrowed until then
+        if let Some(loan) = self.0 {
+            loan.is_out.store(false, Relaxed); // the receiver is borrowed until then
         }
     }
 }
@@ -130,7 +146,7 @@ impl Drop for Lent<'_> {
 /// A message as a copy of its own. Dropping it is being done with it; dropped by a panic that began
 /// after it was received, it is given back.
 pub struct OwnedMessage {
-    bytes: Vec<u8>,
+    region: Vec<u8>,
     hold: Hold<Arc<Root>, Claim>,
 }
 
@@ -153,37 +169,53 @@ pub struct OwnedMessage {
 /// ```
 #[must_use = "a lease that is dropped is given back"]
 pub struct Lease {
-    bytes: Vec<u8>,
+    region: Vec<u8>,
     hold: Hold<Arc<Root>, Claim>,
 }
 
 impl<'a> Message<'a> {
-    /// A message that was claimed; `copy` is its bytes where hand-outs are copies, and `lent` is lowered
-    /// when it is dropped.
+    /// A message that was claimed. A single one has a loan, and so has every one where hand-outs are copies.
     #[inline]
-    pub(crate) fn new(root: &'a Root, claim: &'a Claim, copy: &'a [u8], lent: Option<&'a AtomicBool>) -> Self {
-        let bytes = match root.drops_oldest() {
-            true => copy,
-            false => claim.record.payload(root.memory()),
+    pub(crate) fn new(root: &'a Root, claim: &'a Claim, loan: Option<&'a Loan>) -> Self {
+        let bytes = match loan {
+            Some(loan) if root.drops_oldest() => &loan.copy[claim.record.block()..],
+            _ => claim.record.payload(root.memory()),
         };
-        Self { bytes, hold: Hold::new(root, claim, Dropped::Done), _lent: Lent(lent) }
+        Self { bytes, hold: Hold::new(root, claim, Dropped::Done), lent: Lent(loan) }
+    }
+
+    fn region(&self) -> &[u8] {
+        match self.lent.0 {
+            Some(loan) if self.hold.root.drops_oldest() => &loan.copy,
+            _ => self.hold.claim.record.region(self.hold.root.memory()),
+        }
     }
 }
 
 impl OwnedMessage {
-    pub(crate) fn new(root: Arc<Root>, claim: Claim, bytes: Vec<u8>) -> Self {
-        Self { bytes, hold: Hold::new(root, claim, Dropped::Done) }
+    pub(crate) fn new(root: Arc<Root>, claim: Claim, region: Vec<u8>) -> Self {
+        Self { region, hold: Hold::new(root, claim, Dropped::Done) }
     }
 
-    /// The bytes; the message is done.
+    /// The bytes, without the headers; the message is done.
     pub fn into_vec(mut self) -> Vec<u8> {
-        std::mem::take(&mut self.bytes)
+        let mut bytes = std::mem::take(&mut self.region);
+        bytes.drain(..self.hold.block());
+        bytes
+    }
+
+    fn region(&self) -> &[u8] {
+        &self.region
     }
 }
 
 impl Lease {
-    pub(crate) fn new(root: Arc<Root>, claim: Claim, bytes: Vec<u8>) -> Self {
-        Self { bytes, hold: Hold::new(root, claim, Dropped::GiveBack) }
+    fn region(&self) -> &[u8] {
+        &self.region
+    }
+
+    pub(crate) fn new(root: Arc<Root>, claim: Claim, region: Vec<u8>) -> Self {
+        Self { region, hold: Hold::new(root, claim, Dropped::GiveBack) }
     }
 
     /// Being done with it: its group never gets it again.
@@ -218,7 +250,7 @@ impl Deref for OwnedMessage {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.region[self.hold.block()..]
     }
 }
 
@@ -226,7 +258,7 @@ impl Deref for Lease {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.region[self.hold.block()..]
     }
 }
 
@@ -246,6 +278,16 @@ macro_rules! hand_out {
             /// When it was sent, by a clock that ticks every few milliseconds.
             pub fn sent_at(&self) -> SystemTime {
                 self.hold.sent_at()
+            }
+
+            /// Its headers; a message that was sent without any has none.
+            pub fn headers(&self) -> HeadersRef<'_> {
+                HeadersRef::new(self.region(), self.hold.block())
+            }
+
+            /// The key in its headers, if there is one.
+            pub fn key(&self) -> Option<&[u8]> {
+                self.headers().key()
             }
         }
 

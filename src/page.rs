@@ -9,9 +9,11 @@
 //!   count is unresolved. So it is read after the add.
 //! - A slot goes untouched -> COMMITTED by its sender's plain store; -> SKIPPED by its sender, or
 //!   on proof that no sender can still store (ops.rs); COMMITTED -> DAMAGED.
+//! - A record that verified has a header block of a length that can be; page.rs does not look into it.
 //! - Record words are stored and loaded only as relaxed 64-bit atomics, except through
 //!   [`Place::payload`], for a message whose claim pins the page.
 
+use crate::headers::block_len;
 use crate::layout::{Cursor, Layout, PageState, RECORD_HEADER, Slot, SlotState};
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -21,21 +23,23 @@ use xxhash_rust::xxh3::xxh3_64;
 /// A message on its way into a page.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'m> {
-    payload: &'m [u8],
+    region: &'m [u8],
+    /// Length and flags.
+    word: u64,
     hash: u64,
 }
 
 impl<'m> Record<'m> {
-    /// Hashes the payload, so that this work is done before anything is reserved.
+    /// Hashes the region, so that this work is done before anything is reserved.
     #[inline]
-    pub fn new(payload: &'m [u8]) -> Self {
-        Self { payload, hash: xxh3_64(payload) }
+    pub fn new(region: &'m [u8], flags: u32) -> Self {
+        Self { region, word: region.len() as u64 | u64::from(flags) << 32, hash: xxh3_64(region) }
     }
 
     /// Words of the record.
     #[inline]
     pub fn words(&self) -> usize {
-        record_words(self.payload.len())
+        record_words(self.region.len())
     }
 }
 
@@ -67,9 +71,11 @@ pub struct Reserved {
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     sent_at: u64,
-    /// Where the bytes lie: a word of the pages.
+    /// Where the message lies, behind its header block: a word of the pages.
     bytes: usize,
     len: u32,
+    /// Bytes of the header block.
+    block: u32,
     /// A word of the record area.
     at: u32,
 }
@@ -78,12 +84,18 @@ impl Place {
     /// A record that is still to be verified, at a word of the record area; it has no bytes yet.
     #[inline]
     pub fn unread(at: usize) -> Self {
-        Self { sent_at: 0, bytes: 0, len: 0, at: at as u32 }
+        Self { sent_at: 0, bytes: 0, len: 0, block: 0, at: at as u32 }
     }
 
     /// The send time in unix milliseconds, once it is known.
     pub fn sent_at(&self) -> u64 {
         self.sent_at
+    }
+
+    /// The bytes of the header block that the region begins with, once it is known; 0 is none.
+    #[inline]
+    pub fn block(&self) -> usize {
+        self.block as usize
     }
 }
 
@@ -204,13 +216,13 @@ impl<'a> Page<'a> {
     fn write_record(&self, uuid: [u64; 2], at: usize, offset: u64, record: &Record<'_>, now: u64) {
         let from = self.layout.data_at(at);
         let words = &self.words[from..from + record.words()];
-        let head = [record.payload.len() as u64, offset, now];
+        let head = [record.word, offset, now];
         let check = checksum(uuid, head, record.hash);
         // Relaxed, here and below: ORDER[commit] and ORDER[lap] order them.
         for (word, value) in words.iter().zip([head[0], head[1], head[2], check]) {
             word.store(value, Relaxed);
         }
-        let (whole, rest) = record.payload.as_chunks::<8>();
+        let (whole, rest) = record.region.as_chunks::<8>();
         let words = &words[RECORD_HEADER..];
         for (word, bytes) in words.iter().zip(whole) {
             word.store(u64::from_le_bytes(*bytes), Relaxed);
@@ -264,15 +276,26 @@ impl<'a> Page<'a> {
     pub fn verify(&self, uuid: [u64; 2], offset: u64, place: &mut Place) -> bool {
         let Some((head, len)) = self.header(place.at as usize) else { return false };
         let from = self.layout.data_at(place.at as usize + RECORD_HEADER);
-        let payload = xxh3_64(bytes(&self.words[from..from + len.div_ceil(8)], len));
-        let good = head[1] == offset && checksum(uuid, [head[0], head[1], head[2]], payload) == head[3];
-        if good {
-            (place.sent_at, place.bytes, place.len) = (head[2], self.begin + from, len as u32);
+        let region = bytes(&self.words[from..from + len.div_ceil(8)], len);
+        if head[1] != offset || checksum(uuid, [head[0], head[1], head[2]], xxh3_64(region)) != head[3] {
+            return false;
         }
-        good
+        (place.sent_at, place.bytes, place.len) = (head[2], self.begin + from, len as u32);
+        flags(head) == 0 || self.step_over_headers(flags(head), place)
     }
 
-    /// Copies and verifies the record of `offset`; `place` then has its send time, and no bytes. The
+    /// Finds the message behind its header block; false if no record is so.
+    #[cold]
+    fn step_over_headers(&self, flags: u32, place: &mut Place) -> bool {
+        let (from, len) = (place.bytes - self.begin, place.len as usize);
+        let region = bytes(&self.words[from..from + len.div_ceil(8)], len);
+        let Some(block) = block_len(flags, region) else { return false };
+        (place.bytes, place.len, place.block) = (place.bytes + block as usize / 8, place.len - block, block);
+        true
+    }
+
+    /// Copies and verifies the record of `offset`; `place` then has its send time and the length
+    /// of its header block, and no bytes. The
     /// page may turn meanwhile, then the answer is no, as it is for a damaged one: the page number,
     /// read after this, tells which.
     pub fn copy(&self, uuid: [u64; 2], offset: u64, place: &mut Place, into: &mut Vec<u8>) -> bool {
@@ -281,10 +304,11 @@ impl<'a> Page<'a> {
         // that of the later lap.
         fence(Acquire);
         let Some(head) = copied else { return false };
-        place.sent_at = head[2];
         let number = self.number_word().load(Relaxed);
+        place.sent_at = head[2];
         number == crate::Offset::from_u64(offset).page()
             && checksum(uuid, [head[0], head[1], head[2]], xxh3_64(into)) == head[3]
+            && block_len(flags(head), into).map(|block| place.block = block).is_some()
     }
 
     /// When the record of `offset` at a word of the record area says that it was sent, in unix milliseconds. It is not
@@ -306,8 +330,9 @@ impl<'a> Page<'a> {
     /// Whether the record of `offset` lies at a word of the record area, whichever page is there now. Nobody
     /// else has the file open; `copy` is only room to work in.
     pub fn has_record(&self, uuid: [u64; 2], at: usize, offset: crate::Offset, copy: &mut Vec<u8>) -> bool {
-        self.copy_words(at, offset.as_u64(), copy)
-            .is_some_and(|head| checksum(uuid, [head[0], head[1], head[2]], xxh3_64(copy)) == head[3])
+        let head = self.copy_words(at, offset.as_u64(), copy);
+        let good = head.filter(|head| checksum(uuid, [head[0], head[1], head[2]], xxh3_64(copy)) == head[3]);
+        good.is_some_and(|head| block_len(flags(head), copy).is_some())
     }
 
     fn copy_words(&self, at: usize, offset: u64, into: &mut Vec<u8>) -> Option<[u64; 4]> {
@@ -322,7 +347,11 @@ impl<'a> Page<'a> {
         into.truncate(len);
         Some(head)
     }
+}
 
+/// The flags of a record.
+fn flags(head: [u64; 4]) -> u32 {
+    (head[0] >> 32) as u32
 }
 
 impl Place {
@@ -331,6 +360,12 @@ impl Place {
     pub fn payload<'p>(&'p self, mem: Memory<'p>) -> &'p [u8] {
         let len = self.len as usize;
         bytes(&mem.pages[self.bytes..self.bytes + len.div_ceil(8)], len)
+    }
+
+    /// The same with the header block before it.
+    pub fn region<'p>(&'p self, mem: Memory<'p>) -> &'p [u8] {
+        let (from, len) = (self.bytes - self.block as usize / 8, (self.block + self.len) as usize);
+        bytes(&mem.pages[from..from + len.div_ceil(8)], len)
     }
 }
 

@@ -8,9 +8,10 @@
 //!   of them takes a time that grows with their number only: so much is hashed in vain, and then no more.
 #![forbid(unsafe_code)]
 
-use crate::Offset;
+use crate::headers::block_len;
 use crate::layout::RECORD_HEADER;
 use crate::page::checksum;
+use crate::{HeadersRef, Offset};
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -95,12 +96,14 @@ impl AsFd for PageBytes {
 /// A message found in the bytes of a page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RawRecord<'a> {
-    bytes: &'a [u8],
+    /// The header block, and the message behind it.
+    region: &'a [u8],
+    block: usize,
     offset: Offset,
     sent_at: u64,
 }
 
-impl RawRecord<'_> {
+impl<'a> RawRecord<'a> {
     /// Its place in the channel.
     pub fn offset(&self) -> Offset {
         self.offset
@@ -110,13 +113,23 @@ impl RawRecord<'_> {
     pub fn sent_at(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.sent_at)
     }
+
+    /// Its headers; a message that was sent without any has none.
+    pub fn headers(&self) -> HeadersRef<'a> {
+        HeadersRef::new(self.region, self.block)
+    }
+
+    /// The key in its headers, if there is one.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.headers().key()
+    }
 }
 
 impl Deref for RawRecord<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.bytes
+        &self.region[self.block..]
     }
 }
 
@@ -184,11 +197,14 @@ impl<'a> Records<'a> {
             return None;
         }
         let len = head[0] as u32 as usize;
-        let bytes = rest.get(HEADER..HEADER.checked_add(len)?)?;
+        let region = rest.get(HEADER..HEADER.checked_add(len)?)?;
         self.to_hash = self.to_hash.checked_sub(HEADER + len)?;
-        let is_good = checksum(self.of.uuid, [head[0], head[1], head[2]], xxh3_64(bytes)) == head[3];
+        if checksum(self.of.uuid, [head[0], head[1], head[2]], xxh3_64(region)) != head[3] {
+            return None;
+        }
+        let block = block_len((head[0] >> 32) as u32, region)? as usize;
         let end = at + HEADER + len.next_multiple_of(8);
-        is_good.then_some((RawRecord { bytes, offset, sent_at: head[2] }, end.min(self.bytes.len())))
+        Some((RawRecord { region, block, offset, sent_at: head[2] }, end.min(self.bytes.len())))
     }
 }
 

@@ -8,10 +8,11 @@
 //!   process; what a wake that never came would have told, the watcher finds at the lowest of those places.
 #![forbid(unsafe_code)]
 
+use crate::page::Place;
 use crate::read::{Copied, Found, unix_milliseconds};
 use crate::shared::Root;
 use crate::sleeper::Sleeper;
-use crate::{Offset, ReadError, Start, TryReadError};
+use crate::{HeadersRef, Offset, ReadError, Start, TryReadError};
 use crossbeam_utils::Backoff;
 use std::fmt;
 use std::future::poll_fn;
@@ -27,12 +28,18 @@ const SPINS: u32 = 7;
 /// A message that was read, as a copy: no group has it for that.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
-    bytes: Vec<u8>,
+    /// The header block, and the message behind it.
+    region: Vec<u8>,
+    block: usize,
     offset: Offset,
     sent_at: u64,
 }
 
 impl Record {
+    fn new(region: Vec<u8>, offset: Offset, place: &Place) -> Self {
+        Self { region, block: place.block(), offset, sent_at: place.sent_at() }
+    }
+
     /// Its place in the channel.
     pub fn offset(&self) -> Offset {
         self.offset
@@ -43,9 +50,20 @@ impl Record {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.sent_at)
     }
 
-    /// The bytes.
-    pub fn into_vec(self) -> Vec<u8> {
-        self.bytes
+    /// Its headers; a message that was sent without any has none.
+    pub fn headers(&self) -> HeadersRef<'_> {
+        HeadersRef::new(&self.region, self.block)
+    }
+
+    /// The key in its headers, if there is one.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.headers().key()
+    }
+
+    /// The bytes, without the headers.
+    pub fn into_vec(mut self) -> Vec<u8> {
+        self.region.drain(..self.block);
+        self.region
     }
 }
 
@@ -53,7 +71,7 @@ impl Deref for Record {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.region[self.block..]
     }
 }
 
@@ -226,11 +244,11 @@ impl Reader {
             let at = match ring.find(self.at) {
                 Found::Message(at, _) | Found::Damaged(at) | Found::End(at) if at >= end => return Ok(None),
                 Found::Message(at, record) => {
-                    let mut bytes = Vec::new();
-                    match ring.copy(at, record, &mut bytes) {
+                    let mut region = Vec::new();
+                    match ring.copy(at, record, &mut region) {
                         Copied::Whole(place) => {
                             self.at = at.next();
-                            return Ok(Some(Record { bytes, offset: at, sent_at: place.sent_at() }));
+                            return Ok(Some(Record::new(region, at, &place)));
                         }
                         Copied::Damaged => at,
                         Copied::Gone => continue,
@@ -261,9 +279,9 @@ impl Reader {
         let ring = self.root.ring();
         while let Some((at, record)) = ring.find_back(self.at) {
             self.at = at;
-            let mut bytes = Vec::new();
-            match ring.copy(at, record, &mut bytes) {
-                Copied::Whole(place) => return Ok(Record { bytes, offset: at, sent_at: place.sent_at() }),
+            let mut region = Vec::new();
+            match ring.copy(at, record, &mut region) {
+                Copied::Whole(place) => return Ok(Record::new(region, at, &place)),
                 Copied::Damaged => self.damaged += 1,
                 Copied::Gone => {}
             }

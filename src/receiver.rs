@@ -6,6 +6,7 @@ use crate::claim::{Claim, Hand, Nothing, Want};
 use crate::extend::Extended;
 use crate::file::uptime;
 use crate::group::Group;
+use crate::message::Loan;
 use crate::shared::Root;
 use crate::sleeper::Sleeper;
 use crate::sync::receiver_number;
@@ -14,7 +15,7 @@ use crossbeam_utils::Backoff;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::task::coop::consume_budget;
@@ -57,14 +58,13 @@ pub(crate) struct Position {
     state: u64,
     hand: Hand,
     /// Messages handed out by reference; one that is still held at the next receive was forgotten.
-    /// Of a single one only that it is out: it is the claim in the hand.
-    lent: AtomicBool,
-    loans: Vec<Claim>,
-    /// The bytes of the loans, where hand-outs are copies.
-    copies: Vec<Vec<u8>>,
+    /// A single one is the claim in the hand. Its copy is also what others are made of.
+    loan: Loan,
+    lent: Vec<Claim>,
+    /// Of those, where hand-outs are copies.
+    loans: Vec<Loan>,
     /// An error that was found behind messages which were handed out first.
     owed: Option<RecvError>,
-    buffer: Vec<u8>,
 }
 
 impl Position {
@@ -77,9 +77,9 @@ impl Position {
         // Receivers begin at different cells, so as not to share a line, and before the rows.
         let cell = receiver_number() % mem.layout.geometry.max_held.min(mem.layout.rows());
         let hand = Hand::new(root.file.id.index, page, cell);
-        let (loans, copies, buffer) = (Vec::new(), Vec::new(), Vec::new());
         let origin = if root.is_inherited() { 0 } else { Group::of(mem, group, state).origin() };
-        Self { name, origin, group, state, hand, lent: AtomicBool::new(false), loans, copies, owed: None, buffer }
+        let (loan, lent, loans) = (Loan::default(), Vec::new(), Vec::new());
+        Self { name, origin, group, state, hand, loan, lent, loans, owed: None }
     }
 
     #[inline]
@@ -90,13 +90,13 @@ impl Position {
     /// Gives back what was handed out by reference and forgotten. No borrow of it can be alive.
     #[inline]
     pub(crate) fn take_loans_back(&mut self, root: &Root) {
-        if std::mem::take(self.lent.get_mut()) {
+        if std::mem::take(self.loan.is_out.get_mut()) {
             self.take_back(root, std::slice::from_ref(&self.hand.claim));
         }
-        if !self.loans.is_empty() {
-            self.take_back(root, &self.loans);
+        if !self.lent.is_empty() {
+            self.take_back(root, &self.lent);
+            self.lent.clear();
             self.loans.clear();
-            self.copies.clear();
         }
     }
 
@@ -131,7 +131,7 @@ impl Position {
         if want == Want::Lease {
             self.hand.now = uptime();
         }
-        group.receive(&root.ring(), &mut self.hand, want, &mut self.buffer, patient)
+        group.receive(&root.ring(), &mut self.hand, want, &mut self.loan.copy, patient)
     }
 
     /// Ends the claim that was kept to be extended. Its message is not out.
@@ -261,18 +261,18 @@ impl Position {
         more.is_ok()
     }
 
-    /// Puts the claim in the hand among the loans, and what it can be extended over.
+    /// Puts the claim in the hand among those lent, and what it can be extended over.
     fn lend(&mut self, root: &Root, limit: usize) {
         let mut claim = self.hand.claim;
         let goes_on = std::mem::take(&mut self.hand.claim.goes_on);
         claim.goes_on = false;
         if root.drops_oldest() {
-            self.copies.push(std::mem::take(&mut self.buffer));
+            self.loans.push(std::mem::take(&mut self.loan));
         }
-        let (group, before) = (self.group(root), self.loans.len());
+        let (group, before) = (self.group(root), self.lent.len());
         let several = goes_on && claim.word.keeps_row();
         let extent = if several { group.extend_over(&claim, limit - before - 1) } else { None };
-        self.loans.push(claim);
+        self.lent.push(claim);
         let Some(extent) = extent else { return };
         let (page, first) = (claim.offset.page(), claim.offset.index() as usize);
         let (more, mut together) = (extent.more(), 1 << (first % 32));
@@ -280,21 +280,21 @@ impl Position {
             claim.offset = Offset::new(page, index);
             if group.look_at(&mut claim) {
                 together |= 1 << (index % 32);
-                self.loans.push(claim);
+                self.lent.push(claim);
             }
         }
-        for loan in &mut self.loans[before..] {
-            (loan.extent, loan.together) = (extent, together);
+        for claim in &mut self.lent[before..] {
+            (claim.extent, claim.together) = (extent, together);
         }
     }
 
-    /// The bytes of a claim, as a copy.
+    /// The region of a claim, as a copy.
     fn copy(&mut self, root: &Root) -> Vec<u8> {
         let claim = &self.hand.claim;
         if root.drops_oldest() || claim.word.kind() == Kind::Lease {
-            return std::mem::take(&mut self.buffer);
+            return std::mem::take(&mut self.loan.copy);
         }
-        claim.record.payload(root.memory()).to_vec()
+        claim.record.region(root.memory()).to_vec()
     }
 }
 
@@ -349,8 +349,8 @@ impl Receiver {
     /// The claim in the hand as a message.
     #[inline]
     fn message(&mut self) -> Message<'_> {
-        *self.at.lent.get_mut() = true;
-        Message::new(&self.root, &self.at.hand.claim, &self.at.buffer, Some(&self.at.lent))
+        *self.at.loan.is_out.get_mut() = true;
+        Message::new(&self.root, &self.at.hand.claim, Some(&self.at.loan))
     }
 
     fn lease_in_hand(&mut self) -> Lease {
@@ -462,12 +462,12 @@ impl Receiver {
         let root: &Root = root;
         loop {
             at.lend(root, limit);
-            if at.loans.len() == limit || !at.more(root, Want::Several) {
+            if at.lent.len() == limit || !at.more(root, Want::Several) {
                 break;
             }
         }
-        let copies = at.copies.iter().map(Vec::as_slice).chain(std::iter::repeat(&[][..]));
-        at.loans.iter().zip(copies).map(|(claim, copy)| Message::new(root, claim, copy, None)).collect()
+        let loans = at.loans.iter().map(Some).chain(std::iter::repeat(None));
+        at.lent.iter().zip(loans).map(|(claim, loan)| Message::new(root, claim, loan)).collect()
     }
 
     /// Leases a message; waits until there is one.

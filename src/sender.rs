@@ -10,7 +10,7 @@ use crate::ring::{Blocked, Refused, Ring, Sent};
 use crate::shared::Root;
 use crate::sleeper::Sleeper;
 use crate::{
-    GroupName, Offset, Receiver, SendError, SendManyError, SendTimeoutError, Start, SubscribeError, SyncError,
+    GroupName, Offset, Payload, Receiver, SendError, SendManyError, SendTimeoutError, Start, SubscribeError, SyncError,
     TrySendError,
 };
 use std::fmt;
@@ -60,13 +60,14 @@ impl Sender {
         Self { root, epoch }
     }
 
-    #[inline]
-    fn record<'m>(&self, message: &'m [u8]) -> Result<Record<'m>, SendError> {
-        let (len, max) = (message.len(), self.max_message_len());
+    #[inline(always)]
+    fn record<'m, M: Payload>(&self, message: &'m M) -> Result<Record<'m>, SendError> {
+        let region = message.region();
+        let (len, max) = (region.len(), self.max_message_len());
         if len > max {
             return Err(SendError::MessageTooLarge { len, max });
         }
-        Ok(Record::new(message))
+        Ok(Record::new(region, M::FLAGS))
     }
 
     /// The ring that it sends to.
@@ -144,8 +145,8 @@ impl Sender {
     ///
     /// Dropped before it is ready, it has sent nothing; under
     /// [`Durability::Always`](crate::Durability::Always) it may have sent the message.
-    pub async fn send(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
-        let record = [self.record(message.as_ref())?];
+    pub async fn send(&self, message: impl Payload) -> Result<Offset, SendError> {
+        let record = [self.record(&message)?];
         let offset = first(self.place(&record).await?);
         if self.root.syncs_always() { self.make_durable(offset).await } else { Ok(offset) }
     }
@@ -163,7 +164,7 @@ impl Sender {
     ///
     /// Dropped before it is ready, it may have sent the message: then that is there, and not known to be
     /// on stable storage.
-    pub async fn send_durable(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
+    pub async fn send_durable(&self, message: impl Payload) -> Result<Offset, SendError> {
         let offset = self.send(message).await?;
         if self.root.syncs_always() { Ok(offset) } else { self.make_durable(offset).await }
     }
@@ -173,7 +174,7 @@ impl Sender {
     /// # Errors
     ///
     /// As [`send_durable`](Self::send_durable).
-    pub fn blocking_send_durable(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
+    pub fn blocking_send_durable(&self, message: impl Payload) -> Result<Offset, SendError> {
         let offset = self.blocking_send(message)?;
         if self.root.syncs_always() { Ok(offset) } else { self.wait_durable(offset) }
     }
@@ -219,8 +220,8 @@ impl Sender {
     /// # Errors
     ///
     /// As [`send`](Self::send).
-    pub fn blocking_send(&self, message: impl AsRef<[u8]>) -> Result<Offset, SendError> {
-        let record = [self.record(message.as_ref())?];
+    pub fn blocking_send(&self, message: impl Payload) -> Result<Offset, SendError> {
+        let record = [self.record(&message)?];
         self.settle(self.place_blocking::<SendError>(&record, None)?)
     }
 
@@ -247,8 +248,8 @@ impl Sender {
     /// # Errors
     ///
     /// [`TrySendError::Full`] with the reason; else as [`send`](Self::send).
-    pub fn try_send(&self, message: impl AsRef<[u8]>) -> Result<Offset, TrySendError> {
-        let record = [self.record(message.as_ref())?];
+    pub fn try_send(&self, message: impl Payload) -> Result<Offset, TrySendError> {
+        let record = [self.record(&message)?];
         match self.try_place(&record) {
             Ok(sent) => Ok(self.settle(sent)?),
             Err(Stop::Never(error)) => Err(error.into()),
@@ -262,8 +263,8 @@ impl Sender {
     /// # Errors
     ///
     /// [`SendTimeoutError::Timeout`] with the reason; else as [`send`](Self::send).
-    pub fn send_timeout(&self, message: impl AsRef<[u8]>, timeout: Duration) -> Result<Offset, SendTimeoutError> {
-        let record = [self.record(message.as_ref())?];
+    pub fn send_timeout(&self, message: impl Payload, timeout: Duration) -> Result<Offset, SendTimeoutError> {
+        let record = [self.record(&message)?];
         let deadline = Instant::now().checked_add(timeout);
         match self.place_blocking(&record, deadline.map(|at| (at, None))) {
             Ok(sent) => Ok(self.settle(sent)?),
@@ -289,7 +290,7 @@ impl Sender {
     /// # Cancel safety
     ///
     /// Dropped before it is ready, it may have sent the first few.
-    pub async fn send_many<M: AsRef<[u8]>>(&self, messages: &[M]) -> Result<Vec<Offset>, SendManyError> {
+    pub async fn send_many<M: Payload>(&self, messages: &[M]) -> Result<Vec<Offset>, SendManyError> {
         let mut many = Many::new(self, messages);
         let done = self.place_many(&mut many).await;
         // Those that were sent, also if the next was not.
@@ -304,7 +305,7 @@ impl Sender {
     /// # Errors
     ///
     /// As [`send_many`](Self::send_many).
-    pub fn blocking_send_many<M: AsRef<[u8]>>(&self, messages: &[M]) -> Result<Vec<Offset>, SendManyError> {
+    pub fn blocking_send_many<M: Payload>(&self, messages: &[M]) -> Result<Vec<Offset>, SendManyError> {
         let mut many = Many::new(self, messages);
         let done = self.place_many_blocking(&mut many);
         if self.root.syncs_always() && !many.offsets.is_empty() && self.blocking_sync().is_err() {
@@ -313,14 +314,14 @@ impl Sender {
         many.ended(done)
     }
 
-    async fn place_many<M: AsRef<[u8]>>(&self, many: &mut Many<'_, M>) -> Result<(), SendError> {
+    async fn place_many<M: Payload>(&self, many: &mut Many<'_, M>) -> Result<(), SendError> {
         while let Some(run) = many.next_run()? {
             many.sent(self.place(&run).await?);
         }
         Ok(())
     }
 
-    fn place_many_blocking<M: AsRef<[u8]>>(&self, many: &mut Many<'_, M>) -> Result<(), SendError> {
+    fn place_many_blocking<M: Payload>(&self, many: &mut Many<'_, M>) -> Result<(), SendError> {
         while let Some(run) = many.next_run()? {
             many.sent(self.place_blocking::<SendError>(&run, None)?);
         }
@@ -368,7 +369,7 @@ impl Sender {
         Channel::new(Arc::clone(&self.root))
     }
 
-    /// Longest message in bytes.
+    /// Longest message in bytes, with its headers.
     #[inline]
     pub fn max_message_len(&self) -> usize {
         self.root.file.map.layout().max_message_len()
@@ -386,7 +387,7 @@ struct Many<'a, M> {
     offsets: Vec<Offset>,
 }
 
-impl<'a, M: AsRef<[u8]>> Many<'a, M> {
+impl<'a, M: Payload> Many<'a, M> {
     fn new(sender: &'a Sender, rest: &'a [M]) -> Self {
         Self { sender, rest, offsets: Vec::with_capacity(rest.len()) }
     }
@@ -397,7 +398,7 @@ impl<'a, M: AsRef<[u8]>> Many<'a, M> {
         let mut words = 0;
         let mut run = Vec::new();
         for message in self.rest.iter().take(MAX_RUN) {
-            match self.sender.record(message.as_ref()) {
+            match self.sender.record(message) {
                 Ok(record) if words + record.words() <= room => {
                     words += record.words();
                     run.push(record);

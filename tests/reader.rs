@@ -5,7 +5,7 @@ mod common;
 use common::{
     Rng, body, drain_numbers, fill, number, open_new, seed, send, small, small_channel, within, within_tokio,
 };
-use disk_chan::{Channel, Offset, Options, Overflow, ReadError, Reader, Record, Start, TryReadError};
+use disk_chan::{Channel, Headers, Offset, Options, Overflow, ReadError, Reader, Record, Start, TryReadError};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -352,4 +352,25 @@ fn readers_that_are_lapped_get_whole_messages_and_are_told_exactly() {
             }
         }
     });
+}
+
+#[test]
+fn headers_come_with_what_is_read() {
+    let (_dir, channel) = small_channel();
+    let tx = channel.sender();
+    let headers = Headers::new().key("customer 7").with("content-type", "text/plain");
+    let first = tx.try_send(headers.message("hello").unwrap()).unwrap();
+    tx.try_send("plain").unwrap();
+    let slice = channel.read_slice(first, 2).unwrap();
+    let [with, without] = slice.records.try_into().unwrap();
+    assert_eq!((with.key(), with.headers().get("content-type")), (Some(&b"customer 7"[..]), Some(&b"text/plain"[..])));
+    assert_eq!((&*with, &*without, without.headers().is_empty()), (&b"hello"[..], &b"plain"[..], true));
+    assert_eq!(with.into_vec(), b"hello");
+    let page = channel.page_bytes(first.page()).unwrap();
+    let (range, mut bytes) = (page.range(), vec![]);
+    bytes.resize((range.end - range.start) as usize, 0);
+    rustix::io::pread(&page, &mut bytes[..], range.start).unwrap();
+    let raw: Vec<_> = disk_chan::records(page.id(), &bytes).map(Result::unwrap).collect();
+    assert_eq!((raw[0].key(), &*raw[0], &*raw[1]), (Some(&b"customer 7"[..]), &b"hello"[..], &b"plain"[..]));
+    assert_eq!(raw[0].headers().iter().count(), 1);
 }

@@ -85,7 +85,7 @@ impl Model {
 
     /// Sends one byte.
     pub fn send(&self, byte: u8) -> Result<Sent, Refused> {
-        self.ring().send(0, &[Record::new(&[byte])], 1)
+        self.ring().send(0, &[Record::new(&[byte], 0)], 1)
     }
 
     pub fn send_all(&self, bytes: std::ops::Range<u8>) {

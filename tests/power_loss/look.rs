@@ -5,7 +5,7 @@ use crate::group::Group;
 use crate::layout::{PageState, SlotState};
 use crate::page::{Page, Place};
 use crate::ring::Ring;
-use crate::{Offset, Sender};
+use crate::{Headers, HeadersRef, Offset, Payload, Sender, WithHeaders};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Shortest message of the simulation.
@@ -26,11 +26,38 @@ pub fn content(id: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// The headers of a message that has some: they follow from which it is, too.
+fn headers_of(id: u64) -> Headers {
+    let value = content(id, SHORTEST + (mix(id) % 64) as usize);
+    Headers::new().key(id.to_le_bytes()).with("content", value)
+}
+
+/// A message with headers, both together this long; nothing if it is too short for that.
+pub fn content_with_headers(id: u64, len: usize) -> Option<WithHeaders> {
+    let headers = headers_of(id);
+    let rest = len.checked_sub(block_len(&headers)).filter(|&rest| rest >= SHORTEST)?;
+    Some(headers.message(content(id, rest)).unwrap())
+}
+
+fn block_len(headers: &Headers) -> usize {
+    fn len(message: impl Payload) -> usize {
+        message.region().len()
+    }
+    len(headers.message([]).unwrap())
+}
+
 /// Which message these bytes are, if they are one.
-pub fn id_of(bytes: &[u8]) -> Result<u64, String> {
+pub fn seen(offset: Offset, headers: HeadersRef<'_>, bytes: &[u8]) -> Result<Seen, String> {
     let id = bytes.first_chunk().map(|b| u64::from_le_bytes(*b));
     match id {
-        Some(id) if bytes.len() >= SHORTEST && content(id, bytes.len()) == bytes => Ok(id),
+        Some(id) if bytes.len() >= SHORTEST && content(id, bytes.len()) == bytes => {
+            let (sent, found) = (headers_of(id), Headers::from(headers));
+            match found == sent {
+                true => Ok(Seen { offset, id, len: bytes.len() + block_len(&sent), headers: true }),
+                false if headers.is_empty() => Ok(Seen { offset, id, len: bytes.len(), headers: false }),
+                false => Err(format!("message {id} with headers that nobody sent: {headers:?}")),
+            }
+        }
         _ => Err(format!("{} bytes that nobody sent", bytes.len())),
     }
 }
@@ -40,7 +67,9 @@ pub fn id_of(bytes: &[u8]) -> Result<u64, String> {
 pub struct Seen {
     pub offset: Offset,
     pub id: u64,
+    /// With its headers.
     pub len: usize,
+    pub headers: bool,
 }
 
 /// A group that is there.
@@ -113,8 +142,9 @@ fn look_at_page(ring: &Ring<'_>, number: u64, buffer: &mut Vec<u8>, look: &mut L
             SlotState::Committed(at) => {
                 let mut place = Place::unread(at);
                 if page.copy(ring.mem.uuid, offset.as_u64(), &mut place, buffer) {
-                    let id = id_of(buffer).map_err(|e| format!("at {offset} there are {e}"))?;
-                    look.messages.push(Seen { offset, id, len: buffer.len() });
+                    let (headers, bytes) = (HeadersRef::new(buffer, place.block()), &buffer[place.block()..]);
+                    let seen = seen(offset, headers, bytes).map_err(|e| format!("at {offset} there are {e}"))?;
+                    look.messages.push(seen);
                 } else {
                     look.torn.push(offset);
                 }

@@ -31,7 +31,9 @@ impl Span {
 /// A message that was sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Message {
+    /// With its headers.
     pub len: usize,
+    pub headers: bool,
     pub sender: usize,
     pub offset: Offset,
     pub sent: Span,
@@ -126,6 +128,7 @@ impl Model {
                 return Err(format!("message {} at {} was not sent in this life", m.id, m.offset));
             };
             ensure!(sent.len == m.len, "message {} has {} bytes, not {}", m.id, m.len, sent.len);
+            ensure!(sent.headers == m.headers, "message {} has headers: {}", m.id, m.headers);
             ensure!(sent.offset == m.offset, "message {} is at {}, not at {}", m.id, m.offset, sent.offset);
             ensure!(seen.insert(m.id, i).is_none(), "message {} is there twice", m.id);
         }
@@ -213,7 +216,15 @@ impl Model {
         next.tails.push((Span::ALWAYS, look.tail));
         for m in &look.messages {
             let sender = self.messages.get(&m.id).map_or(0, |m| m.sender);
-            let known = Message { len: m.len, sender, offset: m.offset, sent: Span::ALWAYS, told: 0, durable: 0 };
+            let known = Message {
+                len: m.len,
+                headers: m.headers,
+                sender,
+                offset: m.offset,
+                sent: Span::ALWAYS,
+                told: 0,
+                durable: 0,
+            };
             next.messages.insert(m.id, known);
             next.floor = next.floor.max(Some(m.offset));
         }

@@ -2,7 +2,7 @@
 
 use super::disk::{Disk, Image};
 use super::hook;
-use super::look::{Look, content, id_of, look};
+use super::look::{Look, Seen, content, content_with_headers, look, seen};
 use super::model::{GroupModel, Message, Model, Moment, Span};
 use super::rng::Rng;
 use crate::group::Group;
@@ -10,7 +10,7 @@ use crate::layout::{Layout, PageState};
 use crate::page::Page;
 use crate::{
     AckError, Channel, Durability, Lease, Offset, OpenError, Options, Overflow, Receiver, RecvError, SendError, Sender,
-    Start, TryRecvError,
+    Start, TryRecvError, WithHeaders,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -74,6 +74,34 @@ impl Drop for Scratch {
             self.pool.free.borrow_mut().push(self.path.clone());
         }
     }
+}
+
+/// A message to be sent.
+enum Content {
+    Plain(Vec<u8>),
+    WithHeaders(WithHeaders),
+}
+
+impl Content {
+    /// One message in three has headers, if it is long enough: the length is that of both.
+    fn new(id: u64, len: usize) -> Self {
+        let with = content_with_headers(id, len).filter(|_| id.is_multiple_of(3));
+        with.map_or_else(|| Self::Plain(content(id, len)), Self::WithHeaders)
+    }
+
+    fn has_headers(&self) -> bool {
+        matches!(self, Self::WithHeaders(_))
+    }
+}
+
+/// Sends a message of either kind.
+macro_rules! sending {
+    ($content:expr, $message:ident => $send:expr) => {
+        match $content {
+            Content::Plain($message) => $send,
+            Content::WithHeaders($message) => $send,
+        }
+    };
 }
 
 type Sending = Pin<Box<dyn Future<Output = Result<Offset, SendError>>>>;
@@ -269,13 +297,20 @@ impl World {
         self.next_id - 1
     }
 
-    fn sent(&mut self, id: u64, sender: usize, len: usize, offset: Offset, span: Span) -> Result<(), Broken> {
+    fn sent(
+        &mut self,
+        id: u64,
+        sender: usize,
+        (len, headers): (usize, bool),
+        offset: Offset,
+        span: Span,
+    ) -> Result<(), Broken> {
         let before = self.model.messages.values().map(|m| m.offset).next_back().max(self.model.floor);
         if Some(offset) <= before {
             return Err(format!("message {id} was sent to {offset}, and one before to {before:?}"));
         }
         let durable = if self.always() { span.end } else { u64::MAX };
-        let message = Message { len, sender, offset, sent: span, told: span.end, durable };
+        let message = Message { len, headers, sender, offset, sent: span, told: span.end, durable };
         self.model.messages.insert(id, message);
         Ok(())
     }
@@ -305,8 +340,9 @@ impl World {
     /// Sends a message if there is room: whether there was.
     pub fn send(&mut self, len: usize, sender: usize) -> Result<bool, Broken> {
         let id = self.new_id();
-        let bytes = content(id, len);
-        let (sent, span) = self.span(|w| w.handles.senders[sender].try_send(&bytes));
+        let content = Content::new(id, len);
+        let len = (len, content.has_headers());
+        let (sent, span) = self.span(|w| sending!(&content, bytes => w.handles.senders[sender].try_send(bytes)));
         match sent {
             Ok(offset) => self.sent(id, sender, len, offset, span).map(|()| true),
             Err(crate::TrySendError::Full(_)) => Ok(false),
@@ -324,14 +360,21 @@ impl World {
             return Ok(());
         }
         let ids: Vec<u64> = lens.iter().map(|_| self.new_id()).collect();
-        let messages: Vec<Vec<u8>> = ids.iter().zip(lens).map(|(&id, &len)| content(id, len)).collect();
-        let (sent, span) = self.span(|w| w.handles.senders[sender].blocking_send_many(&messages));
+        // All with headers, or none.
+        let with = ids.iter().zip(lens).map(|(&id, &len)| content_with_headers(id, len)).collect();
+        let with: Option<Vec<WithHeaders>> = Some(with).filter(|_| ids[0].is_multiple_of(3)).flatten();
+        let headers = with.is_some();
+        let plain: Vec<Vec<u8>> = ids.iter().zip(lens).map(|(&id, &len)| content(id, len)).collect();
+        let (sent, span) = self.span(|w| match with {
+            Some(with) => w.handles.senders[sender].blocking_send_many(&with),
+            None => w.handles.senders[sender].blocking_send_many(&plain),
+        });
         let (sent, error) = match sent {
             Ok(sent) => (sent, None),
             Err(e) => (e.sent, Some(e.error)),
         };
         for ((id, len), offset) in ids.into_iter().zip(lens).zip(sent) {
-            self.sent(id, sender, *len, offset, span)?;
+            self.sent(id, sender, (*len, headers), offset, span)?;
             if error.is_some() {
                 self.known(id).durable = u64::MAX;
             }
@@ -347,8 +390,9 @@ impl World {
         self.scratch.retired = true;
         self.disk.gate(true);
         let id = self.new_id();
-        let (tx, bytes) = (self.handles.senders[sender].clone(), content(id, len));
-        let mut future: Sending = Box::pin(async move { tx.send_durable(bytes).await });
+        let (tx, content) = (self.handles.senders[sender].clone(), Content::new(id, len));
+        let len = (len, content.has_headers());
+        let mut future: Sending = Box::pin(async move { sending!(content, bytes => tx.send_durable(bytes).await) });
         let (polled, span) = self.span(|_| poll(future.as_mut()));
         if let Poll::Ready(sent) = polled {
             let offset = sent.map_err(|e| format!("send_durable: {e}"))?;
@@ -417,8 +461,10 @@ impl World {
             return Ok(());
         }
         let id = self.new_id();
-        let bytes = content(id, len);
-        let (sent, span) = self.span(|w| w.handles.senders[sender].blocking_send_durable(&bytes));
+        let content = Content::new(id, len);
+        let len = (len, content.has_headers());
+        let send = |w: &mut Self| sending!(&content, bytes => w.handles.senders[sender].blocking_send_durable(bytes));
+        let (sent, span) = self.span(send);
         match sent {
             Ok(offset) => {
                 self.sent(id, sender, len, offset, span)?;
@@ -514,10 +560,11 @@ impl World {
         Ok(found(self).expect("it was made"))
     }
 
-    fn handed_out(&mut self, group: &str, offset: Offset, bytes: &[u8]) -> Result<u64, Broken> {
-        let id = id_of(bytes).map_err(|e| format!("group {group} was given {e} at {offset}"))?;
+    fn handed_out(&mut self, group: &str, seen: Result<Seen, String>) -> Result<u64, Broken> {
+        let Seen { offset, id, len, headers } = seen.map_err(|e| format!("group {group} was given {e}"))?;
         let held = self.handles.held.iter().any(|h| h.group == group && h.id == id);
-        let known = self.model.messages.get(&id).is_some_and(|m| m.offset == offset && m.len == bytes.len());
+        let is_this = |m: &Message| (m.offset, m.len, m.headers) == (offset, len, headers);
+        let known = self.model.messages.get(&id).is_some_and(is_this);
         let g = self.model.group(group).ok_or(format!("group {group} is not known"))?;
         let what = format!("message {id} at {offset} was given to group {group}");
         let done = g.done.get(&id).is_some_and(|d| *d != Span::PERHAPS);
@@ -539,24 +586,23 @@ impl World {
         let at = self.receiver(group)?;
         let mut receiver = self.handles.receivers.swap_remove(at);
         let begin = self.disk.position();
-        let mut bytes = Vec::new();
         let got = match receiver.1.try_recv() {
             Ok(message) => {
-                bytes.extend_from_slice(&message);
-                Ok((message.offset(), self.disk.position()))
+                let seen = seen(message.offset(), message.headers(), &message);
+                Ok((seen, self.disk.position()))
             }
             Err(e) => Err(e),
         };
         let end = self.disk.position();
         self.handles.receivers.push(receiver);
-        let (offset, begin) = match got {
+        let (seen, begin) = match got {
             Ok(got) => got,
             Err(TryRecvError::Lagged(_)) if self.model.overflow == Overflow::DropOldest => return self.receive(group),
             Err(TryRecvError::Empty) => return Ok(None),
             Err(TryRecvError::TooManyHeld { .. }) => return Ok(None),
             Err(e) => return Err(format!("group {group} at {begin}: try_recv: {e}")),
         };
-        let id = self.handed_out(group, offset, &bytes)?;
+        let id = self.handed_out(group, seen)?;
         self.finished(group, id, Span { begin, end });
         Ok(Some(id))
     }
@@ -572,7 +618,7 @@ impl World {
                 Poll::Ready(Ok(many)) => {
                     let mut at = self.disk.position();
                     for (n, message) in many.into_iter().enumerate() {
-                        out.push((message.offset(), message.to_vec(), at));
+                        out.push((seen(message.offset(), message.headers(), &message), at));
                         if (n as u64) < done {
                             drop(message);
                         } else {
@@ -593,8 +639,8 @@ impl World {
             Err(RecvError::Lagged(_)) if self.model.overflow == Overflow::DropOldest => {}
             Err(e) => return Err(format!("group {group} at {end}: recv_many: {e}")),
         }
-        for (n, (offset, bytes, begin)) in out.into_iter().enumerate() {
-            let id = self.handed_out(group, offset, &bytes)?;
+        for (n, (seen, begin)) in out.into_iter().enumerate() {
+            let id = self.handed_out(group, seen)?;
             if (n as u64) < done {
                 self.finished(group, id, Span { begin, end });
             }
@@ -611,7 +657,7 @@ impl World {
             Err(TryRecvError::Empty | TryRecvError::TooManyHeld { .. }) => return Ok(false),
             Err(e) => return Err(format!("group {group}: try_lease: {e}")),
         };
-        let id = self.handed_out(group, lease.offset(), &lease)?;
+        let id = self.handed_out(group, seen(lease.offset(), lease.headers(), &lease))?;
         self.handles.held.push(Held { group: group.into(), id, lease });
         Ok(true)
     }

@@ -1,7 +1,7 @@
 //! Files, and everything that the public face does with one.
 
 use crate::{body, is_body};
-use disk_chan::{Channel, Message, OpenError, Options, Receiver, TryRecvError};
+use disk_chan::{Channel, Headers, HeadersRef, Message, OpenError, Options, Receiver, TryRecvError};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,20 @@ pub fn sign(bytes: &mut [u8]) {
     }
 }
 
-fn expect_sent(message: &[u8]) {
+/// Sends a message; a short one has headers, now and then.
+pub fn send(channel: &Channel, number: u64, len: usize) -> bool {
+    let (tx, body) = (channel.sender(), body(number, len));
+    if len < 1000 && number.is_multiple_of(3) {
+        let headers = Headers::new().key(number.to_le_bytes()).with("number", number.to_string());
+        return tx.try_send(headers.message(body).expect("headers")).is_ok();
+    }
+    tx.try_send(body).is_ok()
+}
+
+fn expect_sent(headers: HeadersRef<'_>, message: &[u8]) {
+    if let Some(key) = headers.key() {
+        assert!(message.starts_with(key) && headers.get("number").is_some(), "{headers:?} of {message:?}");
+    }
     assert!(is_body(message), "{} bytes that were not sent: {:?}", message.len(), &message[..message.len().min(40)]);
 }
 
@@ -68,13 +81,13 @@ fn drain(rx: &mut Receiver) {
         let copied = n % 3 == 1;
         let end = if copied {
             rx.try_lease().map(|lease| {
-                expect_sent(&lease);
+                expect_sent(lease.headers(), &lease);
                 if n % 2 == 0 || lease.attempts() > 1 {
                     let _ = lease.ack();
                 }
             })
         } else {
-            rx.try_recv().map(|message| expect_sent(&message))
+            rx.try_recv().map(|message| expect_sent(message.headers(), &message))
         };
         match end {
             Ok(()) | Err(TryRecvError::Lagged(_)) => {}
@@ -94,7 +107,7 @@ pub fn use_channel(path: &Path, orders: u8, sent: &mut u64) -> Result<(), OpenEr
     let len = if orders & 2 != 0 { 700 } else { channel.max_message_len().min(25_000) };
     let mut send = |channel: &Channel, len: usize| {
         *sent += 1;
-        channel.sender().try_send(body(*sent, len.max(8))).is_ok()
+        self::send(channel, *sent, len.max(8))
     };
     for name in ["a", "b", "new"] {
         let Ok(mut rx) = channel.blocking_subscribe(name) else { continue };
@@ -107,7 +120,7 @@ pub fn use_channel(path: &Path, orders: u8, sent: &mut u64) -> Result<(), OpenEr
             (0..8).all(|_| send(&channel, len));
             if let (Some(message), Some(copy)) = (message, copy) {
                 assert!(*message == *copy, "{} changed while it was read", message.offset());
-                expect_sent(&message);
+                expect_sent(message.headers(), &message);
             }
         }
         drain(&mut rx);

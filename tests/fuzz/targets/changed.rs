@@ -4,8 +4,8 @@
 use disk_chan::layout::{Geometry, Layout};
 use disk_chan::map::{Access, Map};
 use disk_chan::{Channel, Options, Overflow, Receiver, clean};
-use disk_chan_fuzz::face::{Dir, set_word, sign, use_channel, word, write};
-use disk_chan_fuzz::{Input, Limited, body, with_limit};
+use disk_chan_fuzz::face::{self, Dir, set_word, sign, use_channel, word, write};
+use disk_chan_fuzz::{Input, Limited, with_limit};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use std::fs::File;
 use std::sync::atomic::Ordering::Relaxed;
@@ -62,7 +62,7 @@ impl Found {
         let mut sent = 0;
         let mut send = |channel: &Channel, len| {
             sent += 1;
-            channel.sender().try_send(body(sent, len)).unwrap();
+            assert!(face::send(channel, sent, len));
         };
         for _ in 0..if kind & 1 == 0 { 0 } else { 20 } {
             send(&channel, 20_000);

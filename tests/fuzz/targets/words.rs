@@ -6,7 +6,7 @@ use disk_chan::cells::{ClaimCell, Count, Kind};
 use disk_chan::claim::{Claim, Hand, Nothing, Want};
 use disk_chan::extend::Extended;
 use disk_chan::group::Group;
-use disk_chan::layout::{Geometry, Layout, PAGE_LIMIT_STEP, SlotState};
+use disk_chan::layout::{Geometry, HEADERS, Layout, PAGE_LIMIT_STEP, SlotState};
 use disk_chan::map::Heap;
 use disk_chan::memory::Memory;
 use disk_chan::opens::OpenId;
@@ -25,6 +25,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 #[global_allocator]
 static ALLOCATOR: Limited = Limited;
 
+/// Bytes of a header block.
+const BLOCK: usize = 16;
 const SLOTS: usize = 16;
 const PAGE_WORDS: usize = 364;
 /// More than a page has slots for.
@@ -56,6 +58,14 @@ fn layout(overflow: Overflow, max_pages: usize) -> Layout {
     Layout::with_slots(geometry, PAGE_WORDS, SLOTS).expect("a layout")
 }
 
+/// A header block with a key.
+fn block() -> Vec<u8> {
+    let mut block = vec![BLOCK as u8, 0, 0, 0, 4, 0];
+    block.extend(b"key");
+    block.resize(BLOCK, 0);
+    block
+}
+
 /// One open at work.
 struct User<'a> {
     mem: Memory<'a>,
@@ -80,7 +90,14 @@ impl<'a> User<'a> {
         let epoch = self.ring().open_for_sending();
         self.sent += run as u64;
         BODIES.with(|bodies| {
-            let record = |n: usize| Record::new(&bodies[(self.sent as usize + n) % bodies.len()]);
+            let record = |n: usize| {
+                let n = self.sent as usize + n;
+                // Some of them with a header block before them.
+                match &bodies[n % bodies.len()] {
+                    body if n.is_multiple_of(3) => Record::new(body, HEADERS),
+                    body => Record::new(&body[BLOCK..], 0),
+                }
+            };
             let records: [Record<'_>; 3] = std::array::from_fn(record);
             let sent = self.ring().send(epoch, &records[..run], self.sent).ok()?;
             Some(Offset::from_u64(sent.page << 20 | sent.index as u64))
@@ -105,7 +122,10 @@ impl<'a> User<'a> {
         if let Some(claim) = &got {
             let copied = want == Want::Lease || self.mem.layout.geometry.overflow == Overflow::DropOldest;
             self.highest = self.highest.max(claim.offset);
-            self.expect_sent(claim.offset, if copied { &buffer } else { claim.record.payload(self.mem) });
+            self.expect_sent(
+                claim.offset,
+                if copied { &buffer[claim.record.block()..] } else { claim.record.payload(self.mem) },
+            );
         }
         self.buffer = buffer;
         got
@@ -113,8 +133,9 @@ impl<'a> User<'a> {
 
     /// A message was sent as it is; or else its checksum was made for it.
     fn expect_sent(&self, offset: Offset, message: &[u8]) {
-        if BODIES.with(|bodies| message.len() >= 8 && bodies.get(message.len() - 8).is_some_and(|body| body == message))
-        {
+        if BODIES.with(|bodies| {
+            message.len() >= 8 && bodies.get(message.len() - 8).is_some_and(|body| &body[BLOCK..] == message)
+        }) {
             return;
         }
         let page = self.ring().page(offset.page());
@@ -414,7 +435,7 @@ impl Found {
 }
 
 thread_local! {
-    static BODIES: Vec<Vec<u8>> = (0..50).map(|n| body(n, 8 + n as usize)).collect();
+    static BODIES: Vec<Vec<u8>> = (0..50).map(|n| [block(), body(n, 8 + n as usize)].concat()).collect();
     static FOUND: Vec<Found> = (0..16).map(Found::new).collect();
     static CHANGED: std::cell::RefCell<Vec<u64>> = const { std::cell::RefCell::new(Vec::new()) };
 }
