@@ -159,6 +159,8 @@ mod reader;
 #[cfg(not(disk_chan_loom))]
 mod receiver;
 #[cfg(not(disk_chan_loom))]
+mod reservation;
+#[cfg(not(disk_chan_loom))]
 mod sender;
 #[cfg(not(disk_chan_loom))]
 mod shared;
@@ -224,7 +226,8 @@ pub use {
     raw::{PageBytes, PageId, RawRecord, Records, Unreadable, records},
     reader::{Reader, Record, Slice, TryRecords},
     receiver::Receiver,
-    sender::{Reservation, Sender},
+    reservation::{Reservation, Reservations},
+    sender::Sender,
 };
 
 /// Opens the channel at `path`, or creates it with `max_pages` pages of `page_size` bytes.

@@ -15,7 +15,6 @@ use crate::{
 };
 use std::fmt;
 use std::future::poll_fn;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -328,20 +327,6 @@ impl Sender {
         Ok(())
     }
 
-    /// A buffer of `len` bytes, zeroed, to be filled and sent. It is private: the place in the ring
-    /// is taken when it is committed, so holding, forgetting or dropping it holds up nobody.
-    ///
-    /// # Errors
-    ///
-    /// [`SendError::MessageTooLarge`].
-    pub fn reserve(&self, len: usize) -> Result<Reservation, SendError> {
-        let max = self.max_message_len();
-        if len > max {
-            return Err(SendError::MessageTooLarge { len, max });
-        }
-        Ok(Reservation { sender: self.clone(), buffer: vec![0; len] })
-    }
-
     /// As [`Channel::subscribe`].
     ///
     /// # Errors
@@ -443,79 +428,5 @@ impl Drop for Sender {
 impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender").field("path", &self.root.file.path).finish_non_exhaustive()
-    }
-}
-
-/// A message being filled in: bytes that only this handle sees.
-///
-/// ```
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let path = dir.path().join("orders.chan");
-/// # let channel = disk_chan::Options::new().page_size(1 << 20).max_pages(4).blocking_open(&path)?;
-/// let tx = channel.sender();
-/// let mut message = tx.reserve(5)?;
-/// message.copy_from_slice(b"hello");
-/// message.blocking_commit()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub struct Reservation {
-    sender: Sender,
-    buffer: Vec<u8>,
-}
-
-impl Reservation {
-    /// Sends it; waits while the channel is full.
-    ///
-    /// # Errors
-    ///
-    /// As [`Sender::send`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`Sender::send`]; and the bytes are gone.
-    pub async fn commit(self) -> Result<Offset, SendError> {
-        self.sender.send(&self.buffer).await
-    }
-
-    /// Sends it; blocks the thread while the channel is full.
-    ///
-    /// # Errors
-    ///
-    /// As [`Sender::send`].
-    pub fn blocking_commit(self) -> Result<Offset, SendError> {
-        self.sender.blocking_send(&self.buffer)
-    }
-
-    /// Sends it if there is room; else gives it back beside the reason. (With
-    /// [`TrySendError::NotDurable`] it was sent.)
-    ///
-    /// # Errors
-    ///
-    /// As [`Sender::try_send`].
-    pub fn try_commit(self) -> Result<Offset, (Self, TrySendError)> {
-        match self.sender.try_send(&self.buffer) {
-            Ok(offset) => Ok(offset),
-            Err(error) => Err((self, error)),
-        }
-    }
-}
-
-impl fmt::Debug for Reservation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation").field("len", &self.buffer.len()).finish_non_exhaustive()
-    }
-}
-
-impl Deref for Reservation {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.buffer
-    }
-}
-
-impl DerefMut for Reservation {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer
     }
 }

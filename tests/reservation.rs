@@ -196,3 +196,24 @@ fn a_commit_waits_for_room() {
         assert_eq!(fourth.commit().await, Err(SendError::Closed));
     });
 }
+
+#[test]
+fn several_are_filled_in_and_sent_together() {
+    let (_dir, channel) = small_channel();
+    let mut rx = channel.blocking_subscribe("g").unwrap();
+    let tx = channel.sender();
+    let mut many = tx.reserve_many((0..100).map(|n| 8 + n)).unwrap();
+    tx.try_send(body(1000, 8)).unwrap();
+    for (n, message) in many.iter_mut().enumerate() {
+        message.copy_from_slice(&body(n as u64, 8 + n));
+    }
+    assert_eq!((many.len(), number(&many[99])), (100, 99));
+    let offsets = many.blocking_commit().unwrap();
+    assert!(offsets.len() == 100 && offsets.is_sorted());
+    assert_eq!(drain_numbers(&mut rx), [1000].into_iter().chain(0..100).collect::<Vec<_>>());
+    let max = tx.max_message_len();
+    assert_eq!(tx.reserve_many([3, max + 1]).unwrap_err(), SendError::MessageTooLarge { len: max + 1, max });
+    drop(tx.reserve_many([3, 4]).unwrap());
+    assert!(tx.reserve_many([]).unwrap().is_empty());
+    assert!(drain_numbers(&mut rx).is_empty());
+}
