@@ -31,6 +31,7 @@ pub(crate) const AT: usize = 2;
 const RETURNS: usize = 3;
 const STARVED: usize = 4;
 const CELLS_USED: usize = 5;
+// 6 is who holds it: holder.rs.
 
 pub(crate) const LAGGED: usize = 0;
 pub(crate) const REPORTED: usize = 1;

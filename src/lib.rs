@@ -174,6 +174,7 @@ protocols! {
     mod extend;
     mod found;
     mod group;
+    mod holder;
     mod layout;
     mod lifecycle;
     mod map;
