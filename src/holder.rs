@@ -22,7 +22,6 @@
 use crate::cells::ClaimState;
 use crate::claim::Hand;
 use crate::group::Group;
-use crate::opens::OpenId;
 use crate::sync::{Ordering, full_fence_after_rmw};
 use Ordering::{Acquire, SeqCst};
 
@@ -99,7 +98,8 @@ impl HolderWord {
         Self(self.0 & !Self::WANTED)
     }
 
-    fn wanted(self) -> Self {
+    /// The same, asked for.
+    pub(crate) fn wanted(self) -> Self {
         Self(self.0 | Self::WANTED)
     }
 
@@ -177,9 +177,9 @@ impl<'a> Group<'a> {
         seen.member().is_some() && self.is_current() && self.change_holder(seen, seen.wanted())
     }
 
-    /// Lets a want go that is over.
-    pub fn refuse(&self, held: HolderWord) {
-        self.change_holder(held.wanted(), held);
+    /// Keeps what somebody else asked for. False if nobody did.
+    pub fn refuse(&self, held: HolderWord) -> bool {
+        self.change_holder(held.wanted(), held)
     }
 
     /// Ends a hold, of which nothing is out; with a limit for one that asked for it and holds less than that.

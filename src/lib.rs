@@ -124,6 +124,8 @@
 #![cfg_attr(any(disk_chan_loom, fuzzing), allow(dead_code, missing_docs))]
 
 #[cfg(not(disk_chan_loom))]
+mod balance;
+#[cfg(not(disk_chan_loom))]
 mod channel;
 #[cfg(not(disk_chan_loom))]
 mod create;
@@ -138,15 +140,23 @@ mod fork;
 #[cfg(not(disk_chan_loom))]
 mod header;
 #[cfg(not(disk_chan_loom))]
+mod holdings;
+#[cfg(not(disk_chan_loom))]
 mod inspect;
 #[cfg(not(disk_chan_loom))]
 mod iter;
+#[cfg(not(disk_chan_loom))]
+mod manifest;
 #[cfg(not(disk_chan_loom))]
 mod message;
 #[cfg(not(disk_chan_loom))]
 mod off_thread;
 #[cfg(not(disk_chan_loom))]
 mod park;
+#[cfg(not(disk_chan_loom))]
+mod partitioned;
+#[cfg(not(disk_chan_loom))]
+mod partitioned_receiver;
 #[cfg(not(disk_chan_loom))]
 mod receiver;
 #[cfg(not(disk_chan_loom))]
@@ -209,6 +219,8 @@ pub use {
     dead::DeadLetter,
     iter::{IntoIter, IntoMessageStream, Iter, MessageStream, TryIter},
     message::{Lease, Message, OwnedMessage},
+    partitioned::{PartitionOffset, Partitioned, PartitionedSender},
+    partitioned_receiver::PartitionedReceiver,
     receiver::Receiver,
     sender::{Reservation, Sender},
 };

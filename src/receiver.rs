@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::task::coop::consume_budget;
 
 /// Looks that a blocking receive makes, with pauses that double, before it sleeps.
-const SPINS: u32 = 7;
+pub(crate) const SPINS: u32 = 7;
 
 /// Receives the messages of a group, in competition with the other receivers of that group.
 ///
@@ -53,7 +53,7 @@ pub(crate) struct Position {
     name: GroupName,
     pub(crate) group: usize,
     state: u64,
-    hand: Hand,
+    pub(crate) hand: Hand,
     /// Messages handed out by reference; one that is still held at the next receive was forgotten.
     /// Of a single one only that it is out: it is the claim in the hand.
     lent: AtomicBool,
@@ -80,7 +80,7 @@ impl Position {
     }
 
     #[inline]
-    fn group<'r>(&self, root: &'r Root) -> Group<'r> {
+    pub(crate) fn group<'r>(&self, root: &'r Root) -> Group<'r> {
         Group::of(root.memory(), self.group, self.state)
     }
 
@@ -140,9 +140,28 @@ impl Position {
         }
     }
 
+    /// Ends what is left of its last receive: leases alone may be out then.
+    pub(crate) fn rest(&mut self, root: &Root) {
+        self.take_loans_back(root);
+        if self.hand.claim.goes_on && root.usable().is_ok() {
+            self.end_claim(root);
+        }
+    }
+
+    /// Whether nobody is left to send, and nothing is there for anybody of the group.
+    pub(crate) fn has_ended(&self, root: &Root) -> bool {
+        // ORDER[disconnect]
+        let is_left = || !root.closed() && root.has_handles();
+        if is_left() {
+            return false;
+        }
+        root.tend();
+        !self.group(root).has_more(&root.ring()) && !is_left()
+    }
+
     /// One look; the claim is in the hand. A patient one also settles abandoned slots, and whether anybody is left to send.
     #[inline]
-    fn attempt(&mut self, root: &Root, want: Want, patient: bool) -> Result<(), TryRecvError> {
+    pub(crate) fn attempt(&mut self, root: &Root, want: Want, patient: bool) -> Result<(), TryRecvError> {
         root.usable()?;
         if let Some(owed) = self.owed.take() {
             return Err(owed.into());
@@ -321,12 +340,12 @@ impl Receiver {
 
     /// The claim in the hand as a message.
     #[inline]
-    fn message(&mut self) -> Message<'_> {
+    pub(crate) fn message(&mut self) -> Message<'_> {
         *self.at.lent.get_mut() = true;
         Message::new(&self.root, &self.at.hand.claim, &self.at.buffer, Some(&self.at.lent))
     }
 
-    fn lease_in_hand(&mut self) -> Lease {
+    pub(crate) fn lease_in_hand(&mut self) -> Lease {
         let bytes = self.at.copy(&self.root);
         Lease::new(Arc::clone(&self.root), self.at.hand.claim, bytes)
     }
@@ -531,10 +550,7 @@ impl Clone for Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        self.at.take_loans_back(&self.root);
-        if self.at.hand.claim.goes_on && self.root.usable().is_ok() {
-            self.at.end_claim(&self.root);
-        }
+        self.at.rest(&self.root);
     }
 }
 

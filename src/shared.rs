@@ -11,6 +11,7 @@ use crate::durability::Syncs;
 use crate::error::Unusable;
 use crate::file::{OpenFile, now, uptime};
 use crate::group::Group;
+use crate::holder::Member;
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::ops::Liveness;
@@ -20,10 +21,11 @@ use crate::wait::{self, WaitList};
 use crate::{Channel, Full, GroupName, Offset};
 use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, fence};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -46,6 +48,10 @@ pub struct Shared {
     pub file: OpenFile,
     groups: Box<[CachePadded<WaitList>]>,
     room: WaitList,
+    /// Those who receive from several partitions, of which this is the first, and wait for a change of holders.
+    moves: WaitList,
+    /// The numbers of those, as far as they can hold one.
+    members: Mutex<BTreeSet<usize>>,
     /// Sleepers of this process that the watcher watches for, and its orders: what it waits on while idle.
     asleep: AtomicU32,
     watcher: Mutex<Option<JoinHandle<()>>>,
@@ -83,6 +89,8 @@ impl Root {
         let root = Arc::new(Self(Arc::new(Shared {
             groups: (0..groups).map(|_| CachePadded::default()).collect(),
             room: WaitList::default(),
+            moves: WaitList::default(),
+            members: Mutex::default(),
             asleep: AtomicU32::new(0),
             watcher: Mutex::new(None),
             seat: AtomicBool::new(false),
@@ -318,6 +326,34 @@ impl Shared {
         &self.room
     }
 
+    /// The list of those who wait for a change of holders.
+    pub fn moves_list(&self) -> &WaitList {
+        &self.moves
+    }
+
+    /// Has everybody look at the holders who waits for a change of them, in all processes.
+    pub fn tell_of_move(&self) {
+        self.moves.wake_all();
+        self.poke_others(RECEIVERS);
+    }
+
+    fn members(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.members.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// A number for one who can hold partitions, if there is one left.
+    pub fn join(&self) -> Option<usize> {
+        let mut members = self.members();
+        let number = (0..Member::NUMBERS).find(|number| !members.contains(number))?;
+        members.insert(number);
+        Some(number)
+    }
+
+    /// The number is free.
+    pub fn resign(&self, number: usize) {
+        self.members().remove(&number);
+    }
+
     /// What this open's watcher waits on, and who has the seat.
     pub fn own_word(&self) -> &AtomicU32 {
         self.memory().wake_word(self.file.id.index)
@@ -393,6 +429,7 @@ impl Shared {
             list.wake_all();
         }
         self.room.wake_all();
+        self.moves.wake_all();
         self.poke_others(RECEIVERS);
         self.poke_others(SENDERS);
     }
@@ -535,6 +572,10 @@ impl Shared {
                 Some(group) if group.has_more(&ring) => drop(list.wake_one()),
                 Some(_) => {}
             }
+        }
+        if !self.has_ended() {
+            // Who waits for a change of holders waits for deaths in other files, too: each looks for itself.
+            self.moves.wake_all();
         }
         if !self.room.is_empty() && !self.has_ended() {
             let head = ring.head();

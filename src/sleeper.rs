@@ -22,31 +22,52 @@ use std::time::{Duration, Instant};
 pub struct Sleeper {
     /// Set once it has registered.
     root: Option<Arc<Root>>,
-    group: Option<usize>,
+    list: List,
     place: Place,
     /// Whether it has the seat, and the watcher need not watch for it.
     seated: bool,
 }
 
+/// Which list it waits in.
+#[derive(Clone, Copy, Debug)]
+enum List {
+    Group(usize),
+    Room,
+    Moves,
+}
+
 impl Sleeper {
+    fn new(list: List) -> Self {
+        Self { root: None, list, place: None, seated: false }
+    }
+
     /// A receiver of a group.
     pub fn receiver(group: usize) -> Self {
-        Self { root: None, group: Some(group), place: None, seated: false }
+        Self::new(List::Group(group))
     }
 
     /// A sender that waits for room.
     pub fn sender() -> Self {
-        Self { root: None, group: None, place: None, seated: false }
+        Self::new(List::Room)
+    }
+
+    /// A receiver of several partitions, which waits for a change of their holders: in partition 0.
+    pub fn of_moves() -> Self {
+        Self::new(List::Moves)
     }
 
     fn kind(&self) -> usize {
-        if self.group.is_some() { RECEIVERS } else { SENDERS }
+        match self.list {
+            List::Group(_) | List::Moves => RECEIVERS,
+            List::Room => SENDERS,
+        }
     }
 
     fn list<'r>(&self, root: &'r Root) -> &'r WaitList {
-        match self.group {
-            Some(group) => root.group_list(group),
-            None => root.room_list(),
+        match self.list {
+            List::Group(group) => root.group_list(group),
+            List::Room => root.room_list(),
+            List::Moves => root.moves_list(),
         }
     }
 
