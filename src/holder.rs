@@ -21,7 +21,7 @@
 
 use crate::cells::ClaimState;
 use crate::claim::Hand;
-use crate::group::Group;
+use crate::group::{Group, HOLDER};
 use crate::sync::{Ordering, full_fence_after_rmw};
 use Ordering::{Acquire, SeqCst};
 
@@ -119,9 +119,6 @@ impl HolderWord {
         Self::new(self.epoch(), limit.is_some(), operand, 0)
     }
 }
-
-/// The number of the word in the live line of a group.
-const HOLDER: usize = 6;
 
 impl<'a> Group<'a> {
     /// Who holds the partition.

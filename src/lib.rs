@@ -69,6 +69,12 @@
 //!   messages that kill them. The time of a lease is that of the monotonic clock: processes in time
 //!   namespaces with different offsets should not share a channel with a `lease_timeout`.
 //!
+//! # Partitions
+//!
+//! [`Partitioned`] is a directory of channels, among which a key chooses. The receivers of a group share them, in
+//! all processes, and each is with one receiver at a time: so the messages of a key are worked on in order, and
+//! those of other keys at the same time.
+//!
 //! # Durability
 //!
 //! [`Sender::send_durable`] returns when its message is on stable storage, [`Channel::sync`] when everything
@@ -118,7 +124,9 @@
 //! side, `reap` is what the dead left there, `dead` are dead letters; `opens` is who has the file open,
 //! `fork` what a child does not have; `wait` is sleeping and waking. `durability` is syncing; `create`,
 //! `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves, `found` what an
-//! open finds, `recovery` what it makes of the rest. Each begins with its invariants, and they work on
+//! open finds, `recovery` what it makes of the rest. `partitioned` is several channels in a directory, `manifest`
+//! says how many; `holder` is who holds which of them, `balance` who should, `holdings` does the one for the other,
+//! and `partitioned_receiver` receives from what it holds. Each begins with its invariants, and they work on
 //! references to atomics: the models in `loom-tests` run the same
 //! functions. Unsafe code is in `page`, `map` and `sys` alone.
 #![cfg_attr(any(disk_chan_loom, fuzzing), allow(dead_code, missing_docs))]

@@ -565,8 +565,8 @@ fn one_who_sleeps_is_woken_by_a_message_in_any_partition_and_by_a_move() {
                 })
             };
             sleep(rx);
-            for p in 0..4 {
-                tx.blocking_send(keys[p].to_le_bytes(), stamp(0, 0)).unwrap();
+            for (p, key) in keys.iter().enumerate() {
+                tx.blocking_send(key.to_le_bytes(), stamp(0, 0)).unwrap();
                 eventually("the message is received", || got.lock().unwrap().len() == p + 1);
             }
             assert_eq!(*got.lock().unwrap(), [0, 1, 2, 3]);
