@@ -37,8 +37,11 @@ impl Holdings {
         self.share.iter().flat_map(|(_, share)| share.held())
     }
 
-    /// Whether it holds a partition, or its group was removed.
+    /// Whether it holds a partition, or nothing can be claimed of it.
     pub fn may_claim(&self, receiver: &Receiver, partition: usize) -> bool {
+        if receiver.root.is_inherited() {
+            return true;
+        }
         let hold = self.share.as_ref().and_then(|(_, share)| share.hold(partition));
         hold.is_some_and(|hold| group_of(receiver).is_held(hold)) || !group_of(receiver).is_current()
     }

@@ -70,8 +70,8 @@ impl Partitioned {
     /// # Errors
     ///
     /// [`OpenError::Mismatch`] of the option `partitions` if the directory has another number of them; for what its
-    /// manifest can be else, and for each channel, see [`OpenError`]. With [`Create::OpenExisting`] the directory
-    /// and all of its channels have to exist; with [`Create::CreateNew`] none of it may.
+    /// manifest can be else, and for each channel, see [`OpenError`]. With [`Create::OpenExisting`](crate::Create::OpenExisting) the directory
+    /// and all of its channels have to exist; with [`Create::CreateNew`](crate::Create::CreateNew) none of it may.
     ///
     /// # Cancel safety
     ///

@@ -179,8 +179,12 @@ impl PartitionedReceiver {
 
     fn poll(&mut self, want: Want, sleepers: &mut Sleepers, cx: &mut Context<'_>) -> Poll<Result<usize, RecvError>> {
         if self.holdings.is_some() {
-            // Before the look.
-            sleepers.moves.register(&self.receivers[0].root, cx.waker());
+            let first = &self.receivers[0].root;
+            // In the child of a fork there is nothing to stand in.
+            if first.usable().is_ok() {
+                // Before the look.
+                sleepers.moves.register(first, cx.waker());
+            }
             match self.look(uptime()) {
                 Err(TryRecvError::GroupRemoved) => return Poll::Ready(Err(RecvError::GroupRemoved)),
                 Err(TryRecvError::Poisoned) => return Poll::Ready(Err(RecvError::Poisoned)),
