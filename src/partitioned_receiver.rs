@@ -359,8 +359,9 @@ impl PartitionedReceiver {
         self.receivers[0].group()
     }
 
-    /// The partitions that it receives from, as of its last receive.
-    pub fn partitions(&self) -> &[usize] {
+    /// The partitions that it receives from, as of its last receive: those that it holds, or all if the order is
+    /// not kept.
+    pub fn held_partitions(&self) -> &[usize] {
         &self.mine
     }
 }

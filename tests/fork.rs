@@ -127,7 +127,7 @@ fn partitions_are_of_no_use_in_the_child_and_stay_with_the_parent() {
         let mut rx = kept.unwrap();
         tx.blocking_send("k", "two").unwrap();
         // The child let nothing go of what the parent has.
-        assert_eq!(rx.partitions().len(), 3);
+        assert_eq!(rx.held_partitions().len(), 3);
         assert_eq!(other.try_recv().unwrap_err(), TryRecvError::Empty);
         lease.ack().unwrap();
         assert_eq!(&*rx.blocking_recv().unwrap().1, b"two");
