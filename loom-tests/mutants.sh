@@ -223,8 +223,8 @@ mutant cleaners_compete 'a cleaner of op cells does not look at the entry' \
     ops.rs '&& owner(seen) == open.index && open.is_entered(mem) {' '&& owner(seen) == open.index {'
 
 mutant cleaners_compete 'a cleaner of claim cells does not look at the entry' \
-    reap.rs '|word| word.owner() == open.index && open.is_entered(self.mem) && self.is_here()' \
-    '|word| word.owner() == open.index'
+    reap.rs '|owner| owner == open.index && open.is_entered(self.mem) && self.is_here()' \
+    '|owner| owner == open.index'
 
 mutant cleaners_compete 'a cleaner looks at the entry before the cell' \
     ops.rs 'let seen = word.load(Acquire); // ORDER[open entry] Acquire: before the look at the entry' \
@@ -236,5 +236,37 @@ mutant what_is_gone_is_counted_once 'a claim is counted by everybody who helps' 
 
 mutant what_is_gone_is_counted_once 'a claim is counted when the cell has left it' \
     cells.rs 'while seen >> 32 != word.epoch() && self.load() == word {' 'while seen >> 32 != word.epoch() {'
+
+mutant a_partition_is_with_one_at_a_time 'a hold is stored, not swapped' \
+    holder.rs 'if !self.change_holder(seen, held) {' 'self.live[HOLDER].store(held.0, SeqCst); if false {'
+
+mutant a_partition_is_with_one_at_a_time 'letting go does not release, taking does not acquire' \
+    holder.rs 'self.live[HOLDER].compare_exchange(from.0, to.0, SeqCst, Acquire).is_ok()' \
+    'self.live[HOLDER].compare_exchange(from.0, to.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()' \
+    holder.rs '        full_fence_after_rmw(); // ORDER[group state]' '' \
+    holder.rs 'HolderWord(self.live[HOLDER].load(Acquire))' 'HolderWord(self.live[HOLDER].load(Ordering::Relaxed))'
+
+mutant want_against_letting_go 'a hold that somebody asked for is not its holder'"'"'s any more' \
+    holder.rs 'self.swap_holder(|seen| (seen.unwanted() == held).then(|| seen.free(limit)))' \
+    'self.change_holder(held, held.free(limit))'
+
+mutant want_against_letting_go 'who asks stores the word' \
+    holder.rs 'self.change_holder(seen, seen.wanted())' '{ self.live[HOLDER].store(seen.wanted().0, SeqCst); true }'
+
+mutant a_dead_holders_message_comes_before_what_is_new 'a hold is ended before the cells are cleaned' \
+    reap.rs '        self.settle();
+        let (mut changed, mut back)' '        self.reap_hold(&over);
+        self.settle();
+        let (mut changed, mut back)'
+
+mutant a_dead_holders_message_comes_before_what_is_new 'who takes a partition believes what it knew of it' \
+    holder.rs '        hand.seen_returns = None;' ''
+
+mutant a_late_cleaner_ends_no_hold_of_the_living 'who ends a hold does not look at the entry' \
+    reap.rs '|owner| owner == open.index && open.is_entered(self.mem) && self.is_here()' \
+    '|owner| owner == open.index'
+
+mutant a_hold_that_is_left_to_a_lease 'nobody looks whether something is out' \
+    holder.rs 'seen.owner().is_some_and(|owner| !self.has_out(owner))' 'seen.owner().is_some()'
 
 conclude

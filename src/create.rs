@@ -18,6 +18,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+/// The directory that a path lies in.
+pub fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if p.as_os_str().is_empty() => Path::new("."),
+        Some(p) => p,
+        None => Path::new("/"),
+    }
+}
+
 /// Makes the file; nothing if somebody else was first.
 pub fn create(options: &Options, path: &Path) -> Result<Option<Unshared>, OpenError> {
     let layout = Layout::new(options.geometry())?;
@@ -27,11 +36,7 @@ pub fn create(options: &Options, path: &Path) -> Result<Option<Unshared>, OpenEr
     {
         return Err(OpenError::FileTooLarge { path: path.into(), size, limit });
     }
-    let parent = match path.parent() {
-        Some(p) if p.as_os_str().is_empty() => Path::new("."),
-        Some(p) => p,
-        None => Path::new("/"),
-    };
+    let parent = parent_of(path);
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let mode = rustix::fs::Mode::from_raw_mode(0o600 as RawMode);
     let made = Unshared::open(|| Ok(rustix::fs::open(parent, flags, mode)?));

@@ -32,6 +32,8 @@ pub(crate) const AT: usize = 2;
 const RETURNS: usize = 3;
 const STARVED: usize = 4;
 const CELLS_USED: usize = 5;
+/// Who holds it, where it is a partition: holder.rs.
+pub(crate) const HOLDER: usize = 6;
 
 pub(crate) const LAGGED: usize = 0;
 pub(crate) const REPORTED: usize = 1;

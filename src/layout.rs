@@ -10,7 +10,8 @@
 //!                           op cells used, era, poison | durable end
 //!          opens            max_opens lines: state, handles, sleepers
 //!          op cells         max_op_cells lines: what one running send says about itself
-//!          group lines      max_groups x 2 lines: the live words and counters of a group
+//!          group lines      max_groups x 2 lines: the live words of a group, one of which says who holds it where it
+//!                           is one of several partitions (holder.rs); its counters
 //!          group entries    max_groups x 2 copies of 512 bytes: instance, {times moved 32, length of the name 32}, start,
 //!                           {instance 48, number 16} of the group that it was before it was first moved, name, and a
 //!                           checksum, XXH3-64, in the last word. Without a name it is of a removed group. Copy 0

@@ -69,6 +69,12 @@
 //!   messages that kill them. The time of a lease is that of the monotonic clock: processes in time
 //!   namespaces with different offsets should not share a channel with a `lease_timeout`.
 //!
+//! # Partitions
+//!
+//! [`Partitioned`] is a directory of channels, among which a key chooses. The receivers of a group share them, in
+//! all processes, and each is with one receiver at a time: so the messages of a key are worked on in order, and
+//! those of other keys at the same time.
+//!
 //! # Durability
 //!
 //! [`Sender::send_durable`] returns when its message is on stable storage, [`Channel::sync`] when everything
@@ -119,11 +125,15 @@
 //! reading without a group, `raw` reading the bytes of a page; `opens` is who has the file open,
 //! `fork` what a child does not have; `wait` is sleeping and waking. `durability` is syncing; `create`,
 //! `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves, `found` what an
-//! open finds, `recovery` what it makes of the rest. Each begins with its invariants, and they work on
+//! open finds, `recovery` what it makes of the rest. `partitioned` is several channels in a directory, `manifest`
+//! says how many; `holder` is who holds which of them, `balance` who should, `holdings` does the one for the other,
+//! and `partitioned_receiver` receives from what it holds. Each begins with its invariants, and they work on
 //! references to atomics: the models in `loom-tests` run the same
 //! functions. Unsafe code is in `page`, `map` and `sys` alone.
 #![cfg_attr(any(disk_chan_loom, fuzzing), allow(dead_code, missing_docs))]
 
+#[cfg(not(disk_chan_loom))]
+mod balance;
 #[cfg(not(disk_chan_loom))]
 mod channel;
 #[cfg(not(disk_chan_loom))]
@@ -139,9 +149,13 @@ mod fork;
 #[cfg(not(disk_chan_loom))]
 mod header;
 #[cfg(not(disk_chan_loom))]
+mod holdings;
+#[cfg(not(disk_chan_loom))]
 mod inspect;
 #[cfg(not(disk_chan_loom))]
 mod iter;
+#[cfg(not(disk_chan_loom))]
+mod manifest;
 #[cfg(not(disk_chan_loom))]
 mod message;
 #[cfg(not(disk_chan_loom))]
@@ -150,6 +164,10 @@ mod off_thread;
 mod pages;
 #[cfg(not(disk_chan_loom))]
 mod park;
+#[cfg(not(disk_chan_loom))]
+mod partitioned;
+#[cfg(not(disk_chan_loom))]
+mod partitioned_receiver;
 #[cfg(not(disk_chan_loom))]
 mod positions;
 #[cfg(not(disk_chan_loom))]
@@ -185,6 +203,7 @@ protocols! {
     mod extend;
     mod found;
     mod group;
+    mod holder;
     mod layout;
     mod lifecycle;
     mod map;
@@ -223,6 +242,8 @@ pub use {
     iter::{IntoIter, IntoMessageStream, Iter, MessageStream, TryIter},
     message::{Lease, Message, OwnedMessage},
     pages::{PageInfo, PageRecords},
+    partitioned::{PartitionOffset, Partitioned, PartitionedSender},
+    partitioned_receiver::PartitionedReceiver,
     raw::{PageBytes, PageId, RawRecord, Records, Unreadable, records},
     reader::{Reader, Record, Slice, TryRecords},
     receiver::Receiver,

@@ -227,6 +227,7 @@ impl<'a> Group<'a> {
             group.counters()[COUNTED_BEFORE + what.index()].store(group.count_all(what), Relaxed);
         }
         group.starved().store(0, Relaxed);
+        group.forget_holder();
         live[STATE].store(group.state, SeqCst); // ORDER[group state]
         // ORDER[tail] SeqCst: after ACTIVE, before the start is settled.
         let oldest = Tail::of(mem.tail().fetch_add(Tail::EPOCH_STEP, SeqCst)).page;
@@ -425,5 +426,6 @@ impl<'a> Group<'a> {
         let removed = Self::of(self.mem, self.number, removed);
         removed.settle();
         removed.free_returned();
+        removed.forget_holder();
     }
 }

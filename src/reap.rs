@@ -48,7 +48,7 @@ impl<'a> Group<'a> {
     /// Cleans the cells of a dead open, or of one's own that ends. True if there were any.
     pub fn reap(self, open: OpenId) -> bool {
         // ORDER[open entry] A cell was read before the entry, and before the group's state.
-        self.reap_if(|word| word.owner() == open.index && open.is_entered(self.mem) && self.is_here())
+        self.reap_if(|owner| owner == open.index && open.is_entered(self.mem) && self.is_here())
     }
 
     /// Cleans all cells: nobody has the file open.
@@ -56,11 +56,11 @@ impl<'a> Group<'a> {
         self.reap_if(|_| true)
     }
 
-    fn reap_if(self, over: impl Fn(ClaimWord) -> bool) -> bool {
+    fn reap_if(self, over: impl Fn(usize) -> bool) -> bool {
         self.settle();
         let (mut changed, mut back) = (false, false);
         for (number, cell) in self.cells().enumerate() {
-            if let Some(left) = self.reap_cell(&over, number, cell) {
+            if let Some(left) = self.reap_cell(|word| over(word.owner()), number, cell) {
                 changed = true;
                 back |= matches!(left, ClaimState::Returned | ClaimState::Several);
             }
@@ -68,7 +68,8 @@ impl<'a> Group<'a> {
         if back {
             self.returns().fetch_add(1, SeqCst);
         }
-        changed
+        // Last: who takes the partition then finds in it what the dead had out.
+        self.reap_hold(over) || changed
     }
 
     /// What a cell has become; nothing if it is not `over`.

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::task::coop::consume_budget;
 
 /// Looks that a blocking receive makes, with pauses that double, before it sleeps.
-const SPINS: u32 = 7;
+pub(crate) const SPINS: u32 = 7;
 
 /// Receives the messages of a group, in competition with the other receivers of that group.
 ///
@@ -56,13 +56,15 @@ pub(crate) struct Position {
     origin: u64,
     pub(crate) group: usize,
     state: u64,
-    hand: Hand,
+    pub(crate) hand: Hand,
     /// Messages handed out by reference; one that is still held at the next receive was forgotten.
     /// A single one is the claim in the hand. Its copy is also what others are made of.
     loan: Loan,
     lent: Vec<Claim>,
     /// Of those, where hand-outs are copies.
     loans: Vec<Loan>,
+    /// Whether it goes on by itself where the group is moved to.
+    pub(crate) follows: bool,
     /// An error that was found behind messages which were handed out first.
     owed: Option<RecvError>,
 }
@@ -79,11 +81,11 @@ impl Position {
         let hand = Hand::new(root.file.id.index, page, cell);
         let origin = if root.is_inherited() { 0 } else { Group::of(mem, group, state).origin() };
         let (loan, lent, loans) = (Loan::default(), Vec::new(), Vec::new());
-        Self { name, origin, group, state, hand, loan, lent, loans, owed: None }
+        Self { name, origin, group, state, hand, loan, lent, loans, follows: true, owed: None }
     }
 
     #[inline]
-    fn group<'r>(&self, root: &'r Root) -> Group<'r> {
+    pub(crate) fn group<'r>(&self, root: &'r Root) -> Group<'r> {
         Group::of(root.memory(), self.group, self.state)
     }
 
@@ -145,22 +147,42 @@ impl Position {
 
     /// Goes on where the group was moved to. False if it was not, but removed.
     #[cold]
-    fn follow(&mut self, root: &Root) -> bool {
+    pub(crate) fn follow(&mut self, root: &Root) -> bool {
         let found = Group::find(root.memory(), &self.name);
         let is_another = |group: &Group<'_>| (group.number(), group.state()) != (self.group, self.state);
         let moved = found.filter(|group| group.origin() == self.origin && is_another(group));
         if let Some(group) = moved {
-            *self = Self::new(root, self.name.clone(), group.number(), group.state());
+            let follows = self.follows;
+            *self = Self { follows, ..Self::new(root, self.name.clone(), group.number(), group.state()) };
         }
         moved.is_some()
     }
 
+    /// Ends what is left of its last receive: leases alone may be out then.
+    pub(crate) fn rest(&mut self, root: &Root) {
+        self.take_loans_back(root);
+        if self.hand.claim.goes_on && root.usable().is_ok() {
+            self.end_claim(root);
+        }
+    }
+
+    /// Whether nobody is left to send, and nothing is there for anybody of the group.
+    pub(crate) fn has_ended(&self, root: &Root) -> bool {
+        // ORDER[disconnect]
+        let is_left = || !root.closed() && root.has_handles();
+        if is_left() {
+            return false;
+        }
+        root.tend();
+        !self.group(root).has_more(&root.ring()) && !is_left()
+    }
+
     /// One look, also where the group was moved to.
     #[inline]
-    fn attempt(&mut self, root: &Root, want: Want, patient: bool) -> Result<(), TryRecvError> {
+    pub(crate) fn attempt(&mut self, root: &Root, want: Want, patient: bool) -> Result<(), TryRecvError> {
         loop {
             match self.look(root, want, patient) {
-                Err(TryRecvError::GroupRemoved) if self.follow(root) => {}
+                Err(TryRecvError::GroupRemoved) if self.follows && self.follow(root) => {}
                 looked => return looked,
             }
         }
@@ -168,7 +190,7 @@ impl Position {
 
     /// One look; the claim is in the hand. A patient one also settles abandoned slots, and whether anybody is left to send.
     #[inline]
-    fn look(&mut self, root: &Root, want: Want, patient: bool) -> Result<(), TryRecvError> {
+    pub(crate) fn look(&mut self, root: &Root, want: Want, patient: bool) -> Result<(), TryRecvError> {
         root.usable()?;
         if let Some(owed) = self.owed.take() {
             return Err(owed.into());
@@ -348,12 +370,12 @@ impl Receiver {
 
     /// The claim in the hand as a message.
     #[inline]
-    fn message(&mut self) -> Message<'_> {
+    pub(crate) fn message(&mut self) -> Message<'_> {
         *self.at.loan.is_out.get_mut() = true;
         Message::new(&self.root, &self.at.hand.claim, Some(&self.at.loan))
     }
 
-    fn lease_in_hand(&mut self) -> Lease {
+    pub(crate) fn lease_in_hand(&mut self) -> Lease {
         let bytes = self.at.copy(&self.root);
         Lease::new(Arc::clone(&self.root), self.at.hand.claim, bytes)
     }
@@ -558,10 +580,7 @@ impl Clone for Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        self.at.take_loans_back(&self.root);
-        if self.at.hand.claim.goes_on && self.root.usable().is_ok() {
-            self.at.end_claim(&self.root);
-        }
+        self.at.rest(&self.root);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::durability::Syncs;
 use crate::error::Unusable;
 use crate::file::{OpenFile, now, uptime};
 use crate::group::Group;
+use crate::holder::Member;
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::ops::Liveness;
@@ -21,10 +22,11 @@ use crate::wait::{self, WaitList};
 use crate::{Channel, Full, GroupName, Offset};
 use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -54,6 +56,10 @@ pub struct Shared {
     readers: WaitList,
     /// Where the first of the sleeping readers stands; `u64::MAX` if none does. It may be too low.
     readers_at: AtomicU64,
+    /// Those who receive from several partitions, of which this is the first, and wait for a change of holders.
+    moves: WaitList,
+    /// The numbers of those, as far as they can hold one.
+    members: Mutex<BTreeSet<usize>>,
     /// Sleepers of this process that the watcher watches for, and its orders: what it waits on while idle.
     asleep: AtomicU32,
     watcher: Mutex<Option<JoinHandle<()>>>,
@@ -93,6 +99,8 @@ impl Root {
             room: WaitList::default(),
             readers: WaitList::default(),
             readers_at: AtomicU64::new(u64::MAX),
+            moves: WaitList::default(),
+            members: Mutex::default(),
             asleep: AtomicU32::new(0),
             watcher: Mutex::new(None),
             seat: AtomicBool::new(false),
@@ -355,6 +363,34 @@ impl Shared {
         &self.room
     }
 
+    /// The list of those who wait for a change of holders.
+    pub fn moves_list(&self) -> &WaitList {
+        &self.moves
+    }
+
+    /// Has everybody look at the holders who waits for a change of them, in all processes.
+    pub fn tell_of_move(&self) {
+        self.moves.wake_all();
+        self.poke_others(RECEIVERS);
+    }
+
+    fn members(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.members.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// A number for one who can hold partitions, if there is one left.
+    pub fn join(&self) -> Option<usize> {
+        let mut members = self.members();
+        let number = (0..Member::NUMBERS).find(|number| !members.contains(number))?;
+        members.insert(number);
+        Some(number)
+    }
+
+    /// The number is free.
+    pub fn resign(&self, number: usize) {
+        self.members().remove(&number);
+    }
+
     /// What this open's watcher waits on, and who has the seat.
     pub fn own_word(&self) -> &AtomicU32 {
         self.memory().wake_word(self.file.id.index)
@@ -432,6 +468,7 @@ impl Shared {
         }
         self.room.wake_all();
         self.readers.wake_all();
+        self.moves.wake_all();
         self.poke_others(RECEIVERS);
         self.poke_others(SENDERS);
     }
@@ -595,6 +632,10 @@ impl Shared {
             }
         }
         self.look_for_readers(connected);
+        if !self.has_ended() {
+            // Who waits for a change of holders waits for deaths in other files, too: each looks for itself.
+            self.moves.wake_all();
+        }
         if !self.room.is_empty() && !self.has_ended() {
             let head = ring.head();
             if head.closed || self.file.is_poisoned() || ring.advance(head.page, now()).is_ok() {

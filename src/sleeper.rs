@@ -16,66 +16,73 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-/// What somebody waits for.
-#[derive(Clone, Copy, Debug)]
-enum Who {
-    Receiver(usize),
-    Sender,
-    Reader,
-}
-
 /// One who waits in a list. Dropped, it stands there no more, and a wake that was spent on it goes
 /// to the next.
 #[derive(Debug)]
 pub struct Sleeper {
     /// Set once it has registered.
     root: Option<Arc<Root>>,
-    who: Who,
+    list: List,
     place: Place,
     /// Whether it has the seat, and the watcher need not watch for it.
     seated: bool,
 }
 
+/// Which list it waits in.
+#[derive(Clone, Copy, Debug)]
+enum List {
+    Group(usize),
+    Room,
+    Moves,
+    Readers,
+}
+
 impl Sleeper {
-    fn new(who: Who) -> Self {
-        Self { root: None, who, place: None, seated: false }
+    fn new(list: List) -> Self {
+        Self { root: None, list, place: None, seated: false }
     }
 
     /// A receiver of a group.
     pub fn receiver(group: usize) -> Self {
-        Self::new(Who::Receiver(group))
+        Self::new(List::Group(group))
     }
 
     /// A sender that waits for room.
     pub fn sender() -> Self {
-        Self::new(Who::Sender)
+        Self::new(List::Room)
     }
 
     /// A reader without a group.
     pub fn reader() -> Self {
-        Self::new(Who::Reader)
+        Self::new(List::Readers)
+    }
+
+    /// A receiver of several partitions, which waits for a change of their holders: in partition 0.
+    pub fn of_moves() -> Self {
+        Self::new(List::Moves)
     }
 
     fn kind(&self) -> usize {
-        match self.who {
-            Who::Receiver(_) | Who::Reader => RECEIVERS,
-            Who::Sender => SENDERS,
+        match self.list {
+            List::Group(_) | List::Moves | List::Readers => RECEIVERS,
+            List::Room => SENDERS,
         }
     }
 
     fn list<'r>(&self, root: &'r Root) -> &'r WaitList {
-        match self.who {
-            Who::Receiver(group) => root.group_list(group),
-            Who::Sender => root.room_list(),
-            Who::Reader => root.reader_list(),
+        match self.list {
+            List::Group(group) => root.group_list(group),
+            List::Room => root.room_list(),
+            List::Moves => root.moves_list(),
+            List::Readers => root.reader_list(),
         }
     }
 
     /// Waits from now on as a receiver of this group.
     pub fn wait_for_group(&mut self, group: usize) {
-        if !matches!(self.who, Who::Receiver(before) if before == group) {
+        if !matches!(self.list, List::Group(before) if before == group) {
             self.done();
-            self.who = Who::Receiver(group);
+            self.list = List::Group(group);
         }
     }
 

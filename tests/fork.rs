@@ -4,8 +4,8 @@ mod common;
 
 use common::{Dir, body, drain_numbers, number, open_new, send, small, within};
 use disk_chan::{
-    AckError, Channel, Offset, Options, PageBytesError, ReadError, RecvError, RecvTimeoutError, RemoveGroupError,
-    SendError, Start, SubscribeError, TryReadError, TryRecvError, TrySendError,
+    AckError, Channel, Offset, Options, PageBytesError, Partitioned, ReadError, RecvError, RecvTimeoutError,
+    RemoveGroupError, SendError, Start, SubscribeError, TryReadError, TryRecvError, TrySendError,
 };
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -105,6 +105,40 @@ fn every_handle_is_an_error_in_the_child() {
         drop((message, second));
         send(&tx, 10..12, 64);
         assert_eq!(drain_numbers(&mut rx), [1].into_iter().chain(last + 1..12).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn partitions_are_of_no_use_in_the_child_and_stay_with_the_parent() {
+    within(60, || {
+        let dir = Dir::new();
+        let all = Partitioned::blocking_new(dir.join("p"), 3, small()).unwrap();
+        let mut rx = all.blocking_subscribe("g").unwrap();
+        all.sender().blocking_send("k", "one").unwrap();
+        let (_, lease) = rx.blocking_lease().unwrap();
+        let mut handles = Some((rx.clone(), all.blocking_subscribe_unordered("u").unwrap(), all.sender(), lease));
+        let mut kept = Some(rx);
+        let pid = fork(|| {
+            let (mut rx, (mut other, mut unordered, tx, lease)) = (kept.take().unwrap(), handles.take().unwrap());
+            assert_eq!(tx.try_send("k", "x").unwrap_err(), TrySendError::Forked);
+            for rx in [&mut rx.clone(), &mut rx, &mut other, &mut unordered] {
+                assert_eq!(rx.try_recv().unwrap_err(), TryRecvError::Forked);
+                assert_eq!(rx.blocking_recv().unwrap_err(), RecvError::Forked);
+                assert_eq!(rx.recv_timeout(Duration::from_secs(9)).unwrap_err(), RecvTimeoutError::Forked);
+            }
+            assert!(matches!(all.blocking_subscribe("g"), Err(SubscribeError::Forked)));
+            assert_eq!(lease.ack(), Err(AckError::Forked));
+            drop((rx, other, unordered, tx));
+        });
+        wait_for(pid);
+        let (mut other, _, tx, lease) = handles.unwrap();
+        let mut rx = kept.unwrap();
+        tx.blocking_send("k", "two").unwrap();
+        // The child let nothing go of what the parent has.
+        assert_eq!(rx.held_partitions().len(), 3);
+        assert_eq!(other.try_recv().unwrap_err(), TryRecvError::Empty);
+        lease.ack().unwrap();
+        assert_eq!(&*rx.blocking_recv().unwrap().1, b"two");
     });
 }
 

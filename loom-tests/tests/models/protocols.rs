@@ -10,6 +10,7 @@ use disk_chan::Overflow::{Block, DropOldest};
 use disk_chan::cells::{ClaimState, Count, Kind};
 use disk_chan::claim::{Hand, Nothing, Want};
 use disk_chan::extend::Extended;
+use disk_chan::holder::Member;
 use disk_chan::layout::{PageState, ROW, SlotState};
 use disk_chan::opens::OpenId;
 use disk_chan::ops::OpCell;
@@ -1119,5 +1120,158 @@ fn what_is_gone_is_counted_once() {
         late.join().unwrap();
         assert_eq!(model.group().count(Count::Gone), 2);
         assert_eq!(model.group().cell(0).load().state(), ClaimState::Free);
+    });
+}
+
+/// ORDER[hold]: two receivers take a partition, claim while they hold it, and let it go. It is with one of them
+/// at a time, and what one gave back comes before what is new to the other.
+/// Fails when: the word is stored, not swapped; when letting go does not release.
+#[test]
+fn a_partition_is_with_one_at_a_time() {
+    explore(2, || {
+        let model = Arc::new(Model::new(2, Block));
+        model.send_all(1..3);
+        let holders = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+        let one = |model: &Model, number: usize, holders: &loom::sync::atomic::AtomicUsize| {
+            let (group, mut hand) = (model.group(), model.hand());
+            let Some(hold) = group.take_hold(group.holder(), &mut hand, Member::new(0, number)) else { return };
+            assert_eq!(holders.fetch_add(1, Relaxed), 0, "held by both");
+            assert!(group.is_held(hold));
+            let (claim, byte) = model.receive(&mut hand, Want::Lease).unwrap();
+            assert_eq!(byte, 1, "a new message came before one that was given back");
+            group.give_back(&claim).unwrap();
+            assert!(!group.has_out(0));
+            holders.fetch_sub(1, Relaxed);
+            assert!(group.let_go(hold, None));
+        };
+        let other = thread::spawn({
+            let (model, holders) = (Arc::clone(&model), Arc::clone(&holders));
+            move || one(&model, 1, &holders)
+        });
+        one(&model, 0, &holders);
+        other.join().unwrap();
+        assert!(model.group().holder().is_free());
+    });
+}
+
+/// A holder that lets go while another asks: the request is never lost, and the hold is its holder's until it
+/// ends it itself.
+/// Fails when: letting go overwrites the word; when asking stores it.
+#[test]
+fn want_against_letting_go() {
+    explore(3, || {
+        let model = Arc::new(Model::new(1, Block));
+        let (group, mut hand) = (model.group(), model.hand());
+        let hold = group.take_hold(group.holder(), &mut hand, Member::new(0, 0)).unwrap();
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                let (group, mut hand) = (model.group(), Hand::new(1, 0, 0));
+                let seen = group.holder();
+                let asked = seen.owner() == Some(0) && group.want(seen);
+                let now = group.holder();
+                let taken = now.is_free().then(|| group.take_hold(now, &mut hand, Member::new(0, 1)));
+                (asked, taken.flatten())
+            }
+        });
+        assert!(group.is_held(hold));
+        let asked_first = group.holder().is_wanted();
+        assert!(group.let_go(hold, Some(1)), "somebody else ended the hold");
+        assert!(!group.is_held(hold));
+        let (asked, taken) = other.join().unwrap();
+        assert!(asked || !asked_first);
+        match taken {
+            Some(hold) => assert!(group.is_held(hold), "two let go of it"),
+            None => assert_eq!(group.holder().limit(), Some(1)),
+        }
+    });
+}
+
+/// ORDER[hold]: a holder died with a message out; two clean up after it, and a third takes the partition. It is
+/// given that message first, whatever it had seen of the group before.
+/// Fails when: the hold is ended before the cells are cleaned; when who takes it does not look for what was given
+/// back.
+#[test]
+fn a_dead_holders_message_comes_before_what_is_new() {
+    explore(2, || {
+        let model = Arc::new(Model::new(2, Block));
+        model.send_all(1..3);
+        let dead = model.other;
+        let (group, mut hand) = (model.group(), Hand::new(dead.index, 0, 0));
+        group.take_hold(group.holder(), &mut hand, Member::new(1, 0)).unwrap();
+        model.receive(&mut hand, Want::Lease).unwrap();
+        model.other_is_dead.store(true, SeqCst);
+        let reapers = [0, 1].map(|_| {
+            let model = Arc::clone(&model);
+            thread::spawn(move || model.group().reap(dead))
+        });
+        // It has received from here before, and knows that nothing was given back then.
+        let mut hand = model.hand();
+        hand.seen_returns = Some(0);
+        if let Some(hold) = group.take_hold(group.holder(), &mut hand, Member::new(0, 0)) {
+            let (claim, byte) = model.receive(&mut hand, Want::Message).unwrap();
+            assert_eq!((byte, claim.word.attempts()), (1, 1), "a new message came first");
+            assert!(group.is_held(hold), "taken from one who is alive");
+        }
+        for reaper in reapers {
+            reaper.join().unwrap();
+        }
+        assert!(group.holder().owner() != Some(dead.index));
+    });
+}
+
+/// ORDER[open entry]: the same when the entry of the dead is used again at once: who is late with cleaning up
+/// takes nothing from the next open that has it.
+/// Fails when: who ends the hold of a dead open does not look at its entry.
+#[test]
+fn a_late_cleaner_ends_no_hold_of_the_living() {
+    explore(2, || {
+        let model = Arc::new(Model::new(1, Block));
+        let dead = model.other;
+        let (group, mem) = (model.group(), model.ring().mem);
+        group.take_hold(group.holder(), &mut Hand::new(dead.index, 0, 0), Member::new(1, 0)).unwrap();
+        model.other_is_dead.store(true, SeqCst);
+        let late = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.group().reap(dead)
+        });
+        group.reap(dead);
+        dead.detach(mem);
+        let next = OpenId::attach(mem, dead.index);
+        let hold = group.take_hold(group.holder(), &mut Hand::new(next.index, 0, 0), Member::new(1, 0)).unwrap();
+        late.join().unwrap();
+        assert!(group.is_held(hold), "the hold of the next open was ended");
+    });
+}
+
+/// A receiver goes while a lease of it is out, which is given back on another thread: the partition is taken only
+/// after that, and the message comes first.
+/// Fails when: nobody looks whether something is out.
+#[test]
+fn a_hold_that_is_left_to_a_lease() {
+    explore(2, || {
+        let model = Arc::new(Model::new(2, Block));
+        model.send_all(1..3);
+        let (group, mut hand) = (model.group(), model.hand());
+        let hold = group.take_hold(group.holder(), &mut hand, Member::new(0, 0)).unwrap();
+        let (claim, _) = model.receive(&mut hand, Want::Lease).unwrap();
+        let lease = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.group().give_back(&claim).unwrap()
+        });
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                let (group, mut hand) = (model.group(), Hand::new(1, 0, 0));
+                group.end_left(group.holder());
+                group.take_hold(group.holder(), &mut hand, Member::new(1, 0))?;
+                Some(model.receive(&mut hand, Want::Message).unwrap().1)
+            }
+        });
+        group.leave_hold(hold);
+        lease.join().unwrap();
+        assert!(other.join().unwrap().is_none_or(|byte| byte == 1), "taken while the lease was out");
+        group.end_left(group.holder());
+        assert!(!group.holder().is_left());
     });
 }
