@@ -21,10 +21,10 @@
 //! between, and the second by nothing else at once: the sum of the squares of the counts gets smaller by 2 at least.
 //! So after the last coming and going there are finitely many moves. While two counts differ by 2, the lower one
 //! asks, and there is another. So in the end they differ by 1 at most, and as nobody asks then, nothing moves. A
-//! request that is over (who asked went, or got one elsewhere just then) makes a partition pause for half a second: then its
-//! last holder has it back, or one that holds no more, which makes the sum no larger; and there is at most one for
-//! each coming, going and move. All this of receivers that look every half second: one that does not keeps what it
-//! holds, and is asked in vain.
+//! request that is over when it is met (who asked went, or got one elsewhere just then) makes a partition pause for
+//! half a second: then its last holder has it back, or one that holds no more, which makes the sum no larger; and
+//! there is at most one for each coming, going and move. All this of receivers that look every half second: one that
+//! does not keeps what it holds, and is asked in vain.
 #![forbid(unsafe_code)]
 
 use crate::holder::{HolderWord, Member};
