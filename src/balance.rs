@@ -6,7 +6,8 @@
 //! - **Take.** It takes a free partition if its c is below a limit: n partitions / receivers that hold some or want
 //!   to, itself included, rounded up. The limits of all those add up to n, so one of them takes it.
 //! - **Want.** If another receiver's c is larger than its own by 2 or more, it asks for one of that one's
-//!   partitions: of the largest, of whom nobody asks for one yet. It asks for one at a time.
+//!   partitions: of the largest, of whom nobody asks for one yet. It asks for one at a time, and no more once the
+//!   difference is smaller.
 //! - **Let go.** Who is asked for one lets it go, marked with its own c behind that as the limit: it is taken only
 //!   by one whose c is smaller. Until it is taken, the one who let it go lets no other go, and takes none. Who has
 //!   one partition refuses: it is not asked by any who sees it so.
@@ -20,10 +21,10 @@
 //! between, and the second by nothing else at once: the sum of the squares of the counts gets smaller by 2 at least.
 //! So after the last coming and going there are finitely many moves. While two counts differ by 2, the lower one
 //! asks, and there is another. So in the end they differ by 1 at most, and as nobody asks then, nothing moves. A
-//! request that is over (who asked went, or got one elsewhere) makes a partition pause for half a second: then its
-//! last holder has it back, or one that holds no more, which makes the sum no larger; and there is at most one for
-//! each coming, going and move. All this of receivers that look every half second: one that does not keeps what it
-//! holds, and is asked in vain.
+//! request that is over when it is met (who asked went, or got one elsewhere just then) makes a partition pause for
+//! half a second: then its last holder has it back, or one that holds no more, which makes the sum no larger; and
+//! there is at most one for each coming, going and move. All this of receivers that look every half second: one that
+//! does not keeps what it holds, and is asked in vain.
 #![forbid(unsafe_code)]
 
 use crate::holder::{HolderWord, Member};
@@ -43,6 +44,8 @@ pub enum Step {
     LetGo(usize, usize),
     /// Refuse to.
     Refuse(usize),
+    /// Ask no more for a partition, whose word was this before.
+    Withdraw(usize, HolderWord),
 }
 
 /// What a receiver keeps in mind between two looks.
@@ -123,6 +126,7 @@ impl Share {
                 mine += 1;
             }
         }
+        // With one that it is about to take it may have enough.
         if steps.is_empty() {
             steps.extend(self.want(words, &others, mine, now));
         }
@@ -150,8 +154,9 @@ impl Share {
         self.asked = self
             .asked
             .filter(|&(partition, word, at)| words[partition] == word.wanted() && now.wrapping_sub(at) < PATIENCE);
-        if self.asked.is_some() {
-            return None;
+        if let Some((partition, word, _)) = self.asked {
+            let is_over = word.member().and_then(|member| others.get(&member)).is_none_or(|held| held.len() < mine + 2);
+            return is_over.then_some(Step::Withdraw(partition, word));
         }
         let is_asked = |held: &&Vec<usize>| held.iter().any(|&partition| words[partition].is_wanted());
         let rich = others.values().filter(|held| held.len() >= mine + 2 && !is_asked(held));
@@ -222,6 +227,8 @@ mod tests {
                 Step::Want(p) if self.words[p] == seen[p] => self.words[p] = self.words[p].wanted(),
                 Step::Take(_) | Step::Want(_) => {}
                 Step::Refuse(p) => self.words[p] = share.hold(p).unwrap(),
+                Step::Withdraw(p, word) if self.words[p] == word.wanted() => self.words[p] = word,
+                Step::Withdraw(..) => {}
                 Step::LetGo(p, limit) => {
                     self.words[p] = share.hold(p).unwrap().free(Some(limit));
                     share.let_go(p, limit);

@@ -174,7 +174,7 @@ impl<'a> Group<'a> {
         seen.member().is_some() && self.is_current() && self.change_holder(seen, seen.wanted())
     }
 
-    /// Keeps what somebody else asked for. False if nobody did.
+    /// Takes a request back: its holder, who refuses it, or who asked. False if there is none.
     pub fn refuse(&self, held: HolderWord) -> bool {
         self.change_holder(held.wanted(), held)
     }

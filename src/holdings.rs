@@ -113,6 +113,7 @@ fn one_look(receivers: &mut [Receiver], share: &mut Share, now: u32) -> Option<b
         match step {
             Step::Take(partition) => changed |= take(&mut receivers[partition], partition, words[partition], share),
             Step::Refuse(partition) => changed |= refuse(&receivers[partition], share.hold(partition)),
+            Step::Withdraw(partition, word) => changed |= group_of(&receivers[partition]).refuse(word),
             Step::Want(partition) => tell |= group_of(&receivers[partition]).want(words[partition]),
             Step::LetGo(partition, limit) if let_go(receivers, partition, limit, share) => return Some(true),
             Step::LetGo(..) => {}
