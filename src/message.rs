@@ -103,7 +103,7 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Drop for Hold<R, C> {
     }
 }
 
-/// A message, where it lies in the file; under `Overflow::DropOldest` a verified copy.
+/// A message, where it lies in the file; under `Overflow::DropOldest`, or with a `max_age`, a verified copy.
 ///
 /// Dropping it is being done with it, as with an in-memory channel: who must not lose it when a task
 /// is cancelled takes a [`Lease`]. Dropped by a panic that began after it was received, it is given
@@ -162,7 +162,7 @@ impl<'a> Message<'a> {
     /// when it is dropped.
     #[inline]
     pub(crate) fn new(root: &'a Root, claim: &'a Claim, copy: &'a [u8], lent: Option<&'a AtomicBool>) -> Self {
-        let bytes = match root.drops_oldest() {
+        let bytes = match root.hands_out_copies() {
             true => copy,
             false => claim.record.payload(root.memory()),
         };

@@ -128,6 +128,7 @@ impl Position {
         if want == Want::Lease {
             self.hand.now = uptime();
         }
+        root.expire();
         group.receive(&root.ring(), &mut self.hand, want, &mut self.buffer, patient)
     }
 
@@ -239,7 +240,7 @@ impl Position {
         let mut claim = self.hand.claim;
         let goes_on = std::mem::take(&mut self.hand.claim.goes_on);
         claim.goes_on = false;
-        if root.drops_oldest() {
+        if root.hands_out_copies() {
             self.copies.push(std::mem::take(&mut self.buffer));
         }
         let (group, before) = (self.group(root), self.loans.len());
@@ -264,7 +265,7 @@ impl Position {
     /// The bytes of a claim, as a copy.
     fn copy(&mut self, root: &Root) -> Vec<u8> {
         let claim = &self.hand.claim;
-        if root.drops_oldest() || claim.word.kind() == Kind::Lease {
+        if root.hands_out_copies() || claim.word.kind() == Kind::Lease {
             return std::mem::take(&mut self.buffer);
         }
         claim.record.payload(root.memory()).to_vec()

@@ -16,6 +16,9 @@ use disk_chan::page::Record;
 use disk_chan::ring::{Refused, Ring, Sent};
 use loom::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+/// When what was sent at 1 has expired, in a model in which messages do.
+pub const LATER: u64 = 11;
+
 /// One channel, with one group and one open.
 pub struct Model {
     heap: Heap,
@@ -41,14 +44,26 @@ impl Model {
 
     /// The same with one row of claim cells behind the first three.
     pub fn with_row(slots: usize) -> Self {
-        Self::with(slots, Overflow::Block, 1, 4, 2 * ROW)
+        Self::with(slots, Overflow::Block, 1, 4, 2 * ROW, 0)
     }
 
     pub fn with_groups(slots: usize, overflow: Overflow, max_groups: usize, max_op_cells: usize) -> Self {
-        Self::with(slots, overflow, max_groups, max_op_cells, 2)
+        Self::with(slots, overflow, max_groups, max_op_cells, 2, 0)
     }
 
-    fn with(slots: usize, overflow: Overflow, max_groups: usize, max_op_cells: usize, max_held: usize) -> Self {
+    /// Messages are sent at 1, and have expired at [`LATER`].
+    pub fn with_max_age(slots: usize, overflow: Overflow) -> Self {
+        Self::with(slots, overflow, 1, 4, 2, LATER - 1)
+    }
+
+    fn with(
+        slots: usize,
+        overflow: Overflow,
+        max_groups: usize,
+        max_op_cells: usize,
+        max_held: usize,
+        max_age: u64,
+    ) -> Self {
         let geometry = Geometry {
             page_size: 0,
             max_pages: 2,
@@ -58,6 +73,7 @@ impl Model {
             max_op_cells,
             max_held,
             overflow,
+            max_age,
             lease_timeout: 1,
             max_attempts: 0,
         };
@@ -85,7 +101,12 @@ impl Model {
 
     /// Sends one byte.
     pub fn send(&self, byte: u8) -> Result<Sent, Refused> {
-        self.ring().send(0, &[Record::new(&[byte])], 1)
+        self.send_at(byte, 1)
+    }
+
+    /// The same, at a time.
+    pub fn send_at(&self, byte: u8, now: u64) -> Result<Sent, Refused> {
+        self.ring().send(0, &[Record::new(&[byte])], now)
     }
 
     pub fn send_all(&self, bytes: std::ops::Range<u8>) {
@@ -106,9 +127,9 @@ impl Model {
         hand.now = now;
         group.receive(&self.ring(), hand, want, &mut copy, true)?;
         let claim = hand.claim;
-        let byte = match (self.heap.memory().layout.geometry.overflow, want) {
-            (Overflow::DropOldest, _) | (_, Want::Lease) => copy[0],
-            (Overflow::Block, _) => self.byte(&claim),
+        let byte = match self.heap.memory().layout.geometry.pins() && want != Want::Lease {
+            true => self.byte(&claim),
+            false => copy[0],
         };
         Ok((claim, byte))
     }

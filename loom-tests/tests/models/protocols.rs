@@ -130,7 +130,7 @@ fn no_claim_is_anonymous() {
         let taken = cell.take(1, Kind::Message, 0).unwrap();
         cell.intend(taken, 0, 1, true);
         let (_, word) = group.in_page(0);
-        let cursor = disk_chan::layout::GroupCursor { closed: false, cell: Some(0), index: 1 };
+        let cursor = disk_chan::layout::GroupCursor { closed: None, cell: Some(0), index: 1 };
         word.store(cursor.word(group.tag(0)), SeqCst);
         let other = thread::spawn({
             let model = Arc::clone(&model);
@@ -169,7 +169,7 @@ fn a_claim_that_is_over_is_not_made_again() {
         if let Some(taken) = cell.take(1, Kind::Message, 0) {
             let (intent, _) = cell.intend(taken, 0, 1, true);
             let (_, word) = group.in_page(0);
-            let claimed = disk_chan::layout::GroupCursor { closed: false, cell: Some(0), index: 1 };
+            let claimed = disk_chan::layout::GroupCursor { closed: None, cell: Some(0), index: 1 };
             if word.compare_exchange(0, claimed.word(group.tag(0)), SeqCst, SeqCst).is_ok() {
                 cell.hold(intent);
                 group.set_done(0, 0);
