@@ -33,7 +33,7 @@ mutant commit_and_read 'a slot is committed without release' \
     page.rs 'SlotState::Committed(at)), Release)' 'SlotState::Committed(at)), Relaxed)'
 
 mutant copy_against_a_turn 'a loss is not counted' \
-    group.rs 'self.fold(LAGGED, number, |slot| matches!' 'self.fold(LAGGED, number, |slot| number == u64::MAX && matches!'
+    group.rs 'self.fold(counter, number, |slot| matches!' 'self.fold(counter, number, |slot| number == u64::MAX && matches!'
 
 mutant reserve_and_seal 'a page is left without being sealed' \
     ring.rs 'if !self.seal(&mut cell, from, |page, c| page.is_full(c)) {' 'if false {'
@@ -67,7 +67,7 @@ mutant a_new_group_against_a_turn 'a group settles its start before it raises th
     'group.settle_start(ring, Offset::new(oldest, 0)); mem.tail().fetch_add(Tail::EPOCH_STEP, SeqCst);'
 
 mutant recycle_against_a_sender_about_to_reserve 'a loss is not counted' \
-    group.rs 'self.fold(LAGGED, number, |slot| matches!' 'self.fold(LAGGED, number, |slot| number == u64::MAX && matches!'
+    group.rs 'self.fold(counter, number, |slot| matches!' 'self.fold(counter, number, |slot| number == u64::MAX && matches!'
 
 mutant recycle_against_a_sender_about_to_reserve 'the page number is taken from before the add' \
     ring.rs 'let number = page.number();' 'let number = head.page;'
@@ -226,5 +226,37 @@ mutant what_is_gone_is_counted_once 'a claim is counted by everybody who helps' 
 
 mutant what_is_gone_is_counted_once 'a claim is counted when the cell has left it' \
     cells.rs 'while seen >> 32 != word.epoch() && self.load() == word {' 'while seen >> 32 != word.epoch() {'
+
+mutant expiry_against_a_send_into_the_newest_page 'a page is sealed whatever came since it was judged' \
+    ring.rs 'self.seal(cell, oldest, |_, c| c == judged)' 'self.seal(cell, oldest, |_, _| true)'
+
+mutant expiry_against_a_send_into_the_newest_page 'a page expires without what is still being written' \
+    ring.rs 'self.all_resolved(number).is_ok() && ' ''
+
+mutant two_find_the_ring_expired 'what was lost is counted by everybody' \
+    group.rs 'if before >> 40 == number & PAGE_TAG || self' 'if self'
+
+mutant expiry_against_a_claim 'what expired is not counted' \
+    group.rs 'Some(Loss::Expired) => EXPIRED,' 'Some(Loss::Expired) => return,'
+
+mutant give_back_against_expiry 'giving back does not look whether the page was lost' \
+    reap.rs '(!self.is_current() || self.has_lost(offset.page())) && cell.lose(returned)' \
+    '!self.is_current() && cell.lose(returned)'
+
+mutant expiry_against_a_turn_that_drops 'a cursor that is closed is closed for another reason' \
+    group.rs 'if cursor.closed.is_some() || page.number() != number || !self.is_here() {' \
+    'if cursor.closed == Some(why) || page.number() != number || !self.is_here() {'
+
+mutant the_last_page_of_a_closed_channel_expires 'a page that was taken away and not turned counts as unread' \
+    group.rs 'if self.cursor(number, word.load(Acquire)).closed.is_some() {' 'if number == u64::MAX {'
+
+mutant the_last_page_of_a_closed_channel_expires 'receivers of a page that was taken away and not turned wait' \
+    claim.rs 'return Err(if sealed { Nothing::End } else { Nothing::Empty });' 'return Err(if sealed && hand.page == u64::MAX { Nothing::End } else { Nothing::Empty });'
+
+mutant expiry_behind_a_turn_that_was_stopped 'who counts goes by the page number' \
+    group.rs 'if !self.mem.is_live(number) {' 'if page.number() != number {'
+
+mutant expiry_behind_a_turn_that_was_stopped 'who goes on goes by the page number' \
+    ring.rs 'if !self.mem.is_live(number) {' 'if self.page(number).number() != number {'
 
 conclude

@@ -44,16 +44,16 @@ impl Model {
 
     /// The same with one row of claim cells behind the first three.
     pub fn with_row(slots: usize) -> Self {
-        Self::with(slots, Overflow::Block, 1, 4, 2 * ROW, 0)
+        Self::with(slots, Overflow::Block, 1, 4, 2 * ROW, (2, 0))
     }
 
     pub fn with_groups(slots: usize, overflow: Overflow, max_groups: usize, max_op_cells: usize) -> Self {
-        Self::with(slots, overflow, max_groups, max_op_cells, 2, 0)
+        Self::with(slots, overflow, max_groups, max_op_cells, 2, (2, 0))
     }
 
     /// Messages are sent at 1, and have expired at [`LATER`].
-    pub fn with_max_age(slots: usize, overflow: Overflow) -> Self {
-        Self::with(slots, overflow, 1, 4, 2, LATER - 1)
+    pub fn with_max_age(slots: usize, overflow: Overflow, max_pages: usize) -> Self {
+        Self::with(slots, overflow, 1, 4, 2, (max_pages, LATER - 1))
     }
 
     fn with(
@@ -62,11 +62,11 @@ impl Model {
         max_groups: usize,
         max_op_cells: usize,
         max_held: usize,
-        max_age: u64,
+        (max_pages, max_age): (usize, u64),
     ) -> Self {
         let geometry = Geometry {
             page_size: 0,
-            max_pages: 2,
+            max_pages,
             typical_message_len: 0,
             max_groups,
             max_opens: 2,

@@ -9,9 +9,10 @@ use disk_chan::Overflow::{Block, DropOldest};
 use disk_chan::cells::{ClaimState, Count, Kind};
 use disk_chan::claim::{Hand, Nothing, Want};
 use disk_chan::extend::Extended;
-use disk_chan::layout::{PageState, ROW, SlotState};
+use disk_chan::layout::{Loss, PageState, ROW, SlotState, Tail};
 use disk_chan::opens::OpenId;
 use disk_chan::ops::OpCell;
+use disk_chan::page::Record;
 use disk_chan::ring::{Blocked, Refused};
 use disk_chan::sync::{AtomicU32, AtomicU64};
 use disk_chan::wait::{self, WaitList};
@@ -19,7 +20,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::Ordering::{Relaxed, SeqCst};
 use loom::sync::atomic::fence;
 use loom::thread;
-use loom_tests::{Model, explore};
+use loom_tests::{LATER, Model, explore};
 use std::task::Poll;
 
 /// ORDER[commit]: a slot that says committed has its record behind it.
@@ -1069,4 +1070,215 @@ fn what_is_gone_is_counted_once() {
         assert_eq!(model.group().count(Count::Gone), 2);
         assert_eq!(model.group().cell(0).load().state(), ClaimState::Free);
     });
+}
+
+/// What each of the group's messages came to: received, expired, gone, lagged.
+fn books(model: &Model, received: usize, lagged: u64) -> [u64; 4] {
+    let group = model.group();
+    assert_eq!(group.lag(&model.ring()), 0);
+    assert_eq!(group.lagged(), lagged, "what is dropped is told");
+    [received as u64, group.expired(), group.count(Count::Gone), lagged]
+}
+
+/// The page that senders write expires while one of them sends: either its message came before the page was
+/// sealed, and keeps it, or it goes into the next page.
+/// Fails when: the page is sealed whatever came since it was judged; when it is judged without what is still
+/// being written.
+#[test]
+fn expiry_against_a_send_into_the_newest_page() {
+    explore(2, || {
+        let model = Arc::new(Model::with_max_age(2, Block, 2));
+        model.send(1).unwrap();
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.send_at(2, LATER).unwrap().page
+        });
+        model.ring().expire(LATER);
+        let page = sender.join().unwrap();
+        let (got, lagged) = model.drain();
+        match page {
+            0 => {
+                assert_eq!((&got[..], books(&model, 2, lagged)), (&[1, 2][..], [2, 0, 0, 0]));
+                assert_eq!(
+                    model.ring().page(0).cursor().state,
+                    PageState::Open,
+                    "a page was left that had not expired"
+                );
+            }
+            _ => assert_eq!((&got[..], books(&model, 1, lagged)), (&[2][..], [1, 1, 0, 0])),
+        }
+    });
+}
+
+/// Two give up what has expired, and with it all of the ring: each message is counted once, and the ring is
+/// as new.
+/// Fails when: what was lost is counted by everybody.
+#[test]
+fn two_find_the_ring_expired() {
+    explore(2, || {
+        let model = Arc::new(Model::with_max_age(1, Block, 2));
+        model.send_all(1..3);
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.ring().expire(LATER)
+        });
+        model.ring().expire(LATER);
+        other.join().unwrap();
+        model.ring().expire(LATER);
+        assert_eq!(books(&model, 0, 0), [0, 2, 0, 0]);
+        let ring = model.ring();
+        assert_eq!(ring.tail().page, ring.head().page);
+        for byte in [3, 4] {
+            model.send_at(byte, LATER).unwrap();
+        }
+        assert_eq!(model.drain().0, [3, 4]);
+    });
+}
+
+/// A message is claimed, or its page is taken away as expired before that: one of the two.
+/// Fails when: what expired is not counted.
+#[test]
+fn expiry_against_a_claim() {
+    explore(3, || {
+        let model = Arc::new(Model::with_max_age(2, Block, 2));
+        model.send_all(1..3);
+        let expirer = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.ring().expire(LATER)
+        });
+        let mut received = 0;
+        if let Ok((claim, byte)) = model.receive(&mut model.hand(), Want::Message) {
+            assert_eq!(byte, 1);
+            received += 1;
+            let _ = model.group().ack(&claim);
+        }
+        expirer.join().unwrap();
+        received += model.drain().0.len();
+        model.ring().expire(LATER);
+        assert_eq!(books(&model, received, 0), [received as u64, 2 - received as u64, 0, 0]);
+        assert!(!model.damage_seen());
+    });
+}
+
+/// A message given back while its page expires: it is handed out again before, or it is gone.
+/// Fails when: giving back does not look whether the cursor was closed.
+#[test]
+fn give_back_against_expiry() {
+    explore(2, || {
+        let model = Arc::new(Model::with_max_age(1, Block, 2));
+        model.send(1).unwrap();
+        let (claim, _) = model.receive(&mut model.hand(), Want::Lease).unwrap();
+        let expirer = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.ring().expire(LATER)
+        });
+        let _ = model.group().give_back(&claim);
+        expirer.join().unwrap();
+        let (got, _) = model.drain();
+        assert_eq!(books(&model, 0, 0), [0, 0, 1 - got.len() as u64, 0]);
+        assert_eq!(model.group().held_and_returned(), [0; 3]);
+    });
+}
+
+/// Under `DropOldest` a full ring takes its oldest page away while somebody else finds it expired: what the
+/// group had not been given is counted once, as the one or as the other.
+/// Fails when: a cursor that is closed is closed for another reason.
+#[test]
+fn expiry_against_a_turn_that_drops() {
+    explore(2, || {
+        let model = Arc::new(Model::with_max_age(1, DropOldest, 2));
+        model.send_all(1..3);
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            // By its clock nothing has expired.
+            move || model.send(3).unwrap()
+        });
+        model.ring().expire(LATER);
+        sender.join().unwrap();
+        let (got, lagged) = model.drain();
+        let counted: u64 = books(&model, got.len(), lagged).iter().sum();
+        assert_eq!(counted, 3, "{got:?}, {lagged} lagged");
+    });
+}
+
+/// The last page of a closed channel expires while it is read, and again when the channel is open for sending:
+/// it is counted once, and a receiver that has nothing else is at the end.
+/// Fails when: a page that was taken away and not turned counts as unread; when its receivers wait for more.
+#[test]
+fn the_last_page_of_a_closed_channel_expires() {
+    explore(2, || {
+        let model = Arc::new(Model::with_max_age(2, Block, 2));
+        model.send_all(1..3);
+        model.ring().close().unwrap();
+        let expirer = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.ring().expire(LATER)
+        });
+        let (mut hand, mut received) = (model.hand(), 0);
+        let end = loop {
+            match model.receive(&mut hand, Want::Message) {
+                Ok((claim, _)) => {
+                    model.group().ack(&claim).0.unwrap();
+                    received += 1;
+                }
+                Err(nothing) => break nothing,
+            }
+        };
+        assert_eq!(end, Nothing::End);
+        assert!(!expirer.join().unwrap(), "the head of a closed channel moved");
+        assert_eq!(books(&model, received, 0), [received as u64, 2 - received as u64, 0, 0]);
+        assert!(!model.group().has_more(&model.ring()));
+        let epoch = model.ring().open_for_sending();
+        model.ring().send(epoch, &[Record::new(&[3])], LATER).unwrap();
+        assert_eq!(model.drain().0, [3]);
+        model.ring().expire(LATER);
+        assert_eq!(books(&model, received + 1, 0), [received as u64 + 1, 2 - received as u64, 0, 0]);
+    });
+}
+
+/// Somebody was stopped in the middle of a turn, so that the page is gone and its number still there. Meanwhile
+/// the next page expires: what was lost of the first is not counted again by who is late, and a receiver that
+/// stands in it goes on.
+/// Fails when: only the page number says that a page is there, for who counts, or for who goes on.
+#[test]
+fn expiry_behind_a_turn_that_was_stopped() {
+    for is_lost in [true, false] {
+        explore(3, move || {
+            let model = Arc::new(Model::with_max_age(1, Block, 3));
+            model.send_all(1..3);
+            model.send_at(3, LATER).unwrap();
+            let (ring, group) = (model.ring(), model.group());
+            let (mut hand, mut received) = (model.hand(), 0);
+            if is_lost {
+                group.take_page_away(0, Loss::Expired);
+            } else {
+                let (claim, _) = model.receive(&mut hand, Want::Message).unwrap();
+                group.ack(&claim).0.unwrap();
+                received += 1;
+            }
+            let tail = Tail { page: 1, ..ring.tail() };
+            ring.mem.tail().store(tail.word(), SeqCst);
+            let late = thread::spawn({
+                let model = Arc::clone(&model);
+                move || model.group().count_lost_page(0)
+            });
+            ring.expire(LATER);
+            let (claim, byte) = model.receive(&mut hand, Want::Message).unwrap();
+            assert_eq!(byte, 3);
+            model.group().ack(&claim).0.unwrap();
+            late.join().unwrap();
+            assert_eq!(books(&model, received + 1, 0), [received as u64 + 1, 2 - received as u64, 0, 0]);
+            // Who needs the place ends the turn.
+            for byte in 4..7 {
+                model.send_at(byte, 2 * LATER).unwrap();
+                assert_eq!(
+                    model.receive(&mut hand, Want::Message).map(|(claim, byte)| {
+                        model.group().ack(&claim).0.unwrap();
+                        byte
+                    }),
+                    Ok(byte)
+                );
+            }
+        });
+    }
 }
