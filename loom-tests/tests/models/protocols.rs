@@ -1086,7 +1086,7 @@ fn books(model: &Model, received: usize, lagged: u64) -> [u64; 4] {
 /// being written.
 #[test]
 fn expiry_against_a_send_into_the_newest_page() {
-    explore(2, || {
+    explore(1, || {
         let model = Arc::new(Model::with_max_age(2, Block, 2));
         model.send(1).unwrap();
         let sender = thread::spawn({
@@ -1115,7 +1115,7 @@ fn expiry_against_a_send_into_the_newest_page() {
 /// Fails when: what was lost is counted by everybody.
 #[test]
 fn two_find_the_ring_expired() {
-    explore(2, || {
+    explore(1, || {
         let model = Arc::new(Model::with_max_age(1, Block, 2));
         model.send_all(1..3);
         let other = thread::spawn({
@@ -1139,7 +1139,7 @@ fn two_find_the_ring_expired() {
 /// Fails when: what expired is not counted.
 #[test]
 fn expiry_against_a_claim() {
-    explore(3, || {
+    explore(2, || {
         let model = Arc::new(Model::with_max_age(2, Block, 2));
         model.send_all(1..3);
         let expirer = thread::spawn({
@@ -1164,7 +1164,7 @@ fn expiry_against_a_claim() {
 /// Fails when: giving back does not look whether the cursor was closed.
 #[test]
 fn give_back_against_expiry() {
-    explore(2, || {
+    explore(1, || {
         let model = Arc::new(Model::with_max_age(1, Block, 2));
         model.send(1).unwrap();
         let (claim, _) = model.receive(&mut model.hand(), Want::Lease).unwrap();
@@ -1185,7 +1185,7 @@ fn give_back_against_expiry() {
 /// Fails when: a cursor that is closed is closed for another reason.
 #[test]
 fn expiry_against_a_turn_that_drops() {
-    explore(2, || {
+    explore(1, || {
         let model = Arc::new(Model::with_max_age(1, DropOldest, 2));
         model.send_all(1..3);
         let sender = thread::spawn({
@@ -1206,7 +1206,7 @@ fn expiry_against_a_turn_that_drops() {
 /// Fails when: a page that was taken away and not turned counts as unread; when its receivers wait for more.
 #[test]
 fn the_last_page_of_a_closed_channel_expires() {
-    explore(2, || {
+    explore(1, || {
         let model = Arc::new(Model::with_max_age(2, Block, 2));
         model.send_all(1..3);
         model.ring().close().unwrap();
