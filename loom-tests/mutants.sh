@@ -243,6 +243,9 @@ mutant give_back_against_expiry 'giving back does not look whether the page was 
     reap.rs '(!self.is_current() || self.has_lost(offset.page())) && cell.lose(returned)' \
     '!self.is_current() && cell.lose(returned)'
 
+mutant give_back_against_expiry 'who takes a page away does not look for what was given back' \
+    group.rs '&& seen.word.state() == ClaimState::Returned' '&& seen.word.state() == ClaimState::Gone'
+
 mutant expiry_against_a_turn_that_drops 'a cursor that is closed is closed for another reason' \
     group.rs 'if cursor.closed.is_some() || page.number() != number || !self.is_here() {' \
     'if cursor.closed == Some(why) || page.number() != number || !self.is_here() {'

@@ -207,7 +207,8 @@ impl<'a> Ring<'a> {
             if following > MAX_PAGE_NUMBER {
                 return Err(Blocked::PageLimit);
             }
-            self.turn(cell, next, following, now)?;
+            let expired = self.expired(next, now).is_some();
+            self.turn(cell, next, following, expired)?;
             next = Page::new(self.mem, place).number();
         }
         if next <= from || next >= self.mem.page_limit().load(Acquire) {
@@ -226,22 +227,30 @@ impl<'a> Ring<'a> {
     /// Gives up what is older than the channel allows. True if there is room by that.
     #[inline]
     pub fn expire(&self, now: u64) -> bool {
-        self.layout().geometry.max_age != 0 && self.expired(self.tail().page, now).is_some() && self.expire_pages(now)
+        if self.layout().geometry.max_age == 0 {
+            return false;
+        }
+        let oldest = self.tail().page;
+        self.expired(oldest, now).is_some_and(|judged| self.expire_pages(oldest, judged, now))
     }
 
     #[cold]
-    fn expire_pages(&self, now: u64) -> bool {
+    fn expire_pages(&self, first: u64, judged: Cursor, now: u64) -> bool {
         // Without a cell later: each is in use for a few instructions.
         let Some(mut cell) = OpCell::taken(self.mem, self.me) else { return false };
-        let before = self.tail().page;
-        while self.expire_page(&mut cell, now) {}
-        self.tail().page != before
+        let (mut oldest, mut judged) = (first, judged);
+        while self.expire_page(&mut cell, oldest, judged, now) {
+            oldest = self.tail().page;
+            match self.expired(oldest, now) {
+                Some(next) => judged = next,
+                None => break,
+            }
+        }
+        oldest != first
     }
 
-    /// One step of giving up the oldest page, if it has expired. True if there may be another.
-    fn expire_page(&self, cell: &mut OpCell<'_>, now: u64) -> bool {
-        let oldest = self.tail().page;
-        let Some(judged) = self.expired(oldest, now) else { return false };
+    /// One step of giving up the oldest page, which was judged expired. True if it may be the next one's turn.
+    fn expire_page(&self, cell: &mut OpCell<'_>, oldest: u64, judged: Cursor, now: u64) -> bool {
         let head = self.head();
         if judged.state != PageState::Sealed {
             // A message that came meanwhile has changed the cursor: then the page is not that old.
@@ -249,7 +258,7 @@ impl<'a> Ring<'a> {
         }
         if oldest < head.page {
             // Also if it could not be turned at once, or somebody else did it.
-            let _ = self.turn(cell, oldest, self.mem.comes_after(oldest), now);
+            let _ = self.turn(cell, oldest, self.mem.comes_after(oldest), true);
             return self.tail().page > oldest;
         }
         if head.closed {
@@ -379,8 +388,8 @@ impl<'a> Ring<'a> {
         seen.is_some_and(|c| c.state == PageState::Sealed)
     }
 
-    /// Turns the place of page `old`, the oldest, to page `new`.
-    fn turn(&self, cell: &mut OpCell<'_>, old: u64, new: u64, now: u64) -> Result<(), Blocked> {
+    /// Turns the place of page `old`, the oldest, to page `new`. If it is sealed and `expired` it stays that.
+    fn turn(&self, cell: &mut OpCell<'_>, old: u64, new: u64, expired: bool) -> Result<(), Blocked> {
         loop {
             let tail = self.tail();
             if tail.page > old {
@@ -389,7 +398,7 @@ impl<'a> Ring<'a> {
             if tail.page < old {
                 return Err(Blocked::UnfinishedSend);
             }
-            self.may_turn(old, now)?;
+            self.may_turn(old, expired)?;
             let next = match self.next(old) {
                 Next::Page(next) => next,
                 Next::None => return Err(Blocked::UnfinishedSend),
@@ -416,12 +425,12 @@ impl<'a> Ring<'a> {
         Ok(())
     }
 
-    /// Whether everything about page `old` allows its turn; under `DropOldest`, and if it has expired, after
+    /// Whether everything about page `old` allows its turn; under `DropOldest`, and if it has `expired`, after
     /// taking it away from the groups that are not done.
-    fn may_turn(&self, old: u64, now: u64) -> Result<(), Blocked> {
+    fn may_turn(&self, old: u64, expired: bool) -> Result<(), Blocked> {
         let geometry = &self.layout().geometry;
         let why = match geometry.overflow {
-            _ if self.expired(old, now).is_some() => Some(Loss::Expired),
+            _ if expired => Some(Loss::Expired),
             Overflow::DropOldest => self.all_resolved(old).map(|()| Some(Loss::Dropped))?,
             Overflow::Block => None,
         };

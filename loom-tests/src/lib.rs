@@ -53,7 +53,7 @@ impl Model {
 
     /// Messages are sent at 1, and have expired at [`LATER`].
     pub fn with_max_age(slots: usize, overflow: Overflow, max_pages: usize) -> Self {
-        Self::with(slots, overflow, 1, 4, 2, (max_pages, LATER - 1))
+        Self::with(slots, overflow, 1, 2, 1, (max_pages, LATER - 1))
     }
 
     fn with(
@@ -167,6 +167,7 @@ impl Model {
 pub fn explore(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 20_000;
+    builder.checkpoint_interval = 500; // so often it looks at the time
     builder.preemption_bound.get_or_insert(preemptions);
     builder.max_duration.get_or_insert(std::time::Duration::from_secs(40));
     builder.check(f);

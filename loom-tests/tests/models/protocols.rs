@@ -1073,6 +1073,8 @@ fn what_is_gone_is_counted_once() {
 }
 
 /// What each of the group's messages came to: received, expired, gone, lagged.
+/// (Where a claim is made while others look, it is a lease: loom does not know that a helper's swap of the word of
+/// a message, from INTENT, comes before its owner's plain store and all that follows.)
 fn books(model: &Model, received: usize, lagged: u64) -> [u64; 4] {
     let group = model.group();
     assert_eq!(group.lag(&model.ring()), 0);
@@ -1147,7 +1149,7 @@ fn expiry_against_a_claim() {
             move || model.ring().expire(LATER)
         });
         let mut received = 0;
-        if let Ok((claim, byte)) = model.receive(&mut model.hand(), Want::Message) {
+        if let Ok((claim, byte)) = model.receive(&mut model.hand(), Want::Lease) {
             assert_eq!(byte, 1);
             received += 1;
             let _ = model.group().ack(&claim);
@@ -1161,10 +1163,11 @@ fn expiry_against_a_claim() {
 }
 
 /// A message given back while its page expires: it is handed out again before, or it is gone.
-/// Fails when: giving back does not look whether the cursor was closed.
+/// Fails when: giving back does not look whether the cursor was closed; when who takes the page away does not
+/// look for what was given back.
 #[test]
 fn give_back_against_expiry() {
-    explore(1, || {
+    explore(3, || {
         let model = Arc::new(Model::with_max_age(1, Block, 2));
         model.send(1).unwrap();
         let (claim, _) = model.receive(&mut model.hand(), Want::Lease).unwrap();
@@ -1172,10 +1175,14 @@ fn give_back_against_expiry() {
             let model = Arc::clone(&model);
             move || model.ring().expire(LATER)
         });
-        let _ = model.group().give_back(&claim);
+        let is_back = model.group().give_back(&claim).is_ok();
+        let again = model.receive(&mut model.hand(), Want::Lease).is_ok_and(|(claim, _)| {
+            model.group().ack(&claim).0.unwrap();
+            true
+        });
+        assert!(is_back || !again);
         expirer.join().unwrap();
-        let (got, _) = model.drain();
-        assert_eq!(books(&model, 0, 0), [0, 0, 1 - got.len() as u64, 0]);
+        assert_eq!(books(&model, 0, 0), [0, 0, u64::from(!again), 0]);
         assert_eq!(model.group().held_and_returned(), [0; 3]);
     });
 }
@@ -1216,7 +1223,7 @@ fn the_last_page_of_a_closed_channel_expires() {
         });
         let (mut hand, mut received) = (model.hand(), 0);
         let end = loop {
-            match model.receive(&mut hand, Want::Message) {
+            match model.receive(&mut hand, Want::Lease) {
                 Ok((claim, _)) => {
                     model.group().ack(&claim).0.unwrap();
                     received += 1;
