@@ -26,7 +26,7 @@ run() {
 
 # A model that fails anyway would catch everything.
 build "the code as it is"
-LOOM_MAX_DURATION=3 timeout 300 "$models" >"$work/run.log" 2>&1 ||
+LOOM_MAX_DURATION=3 timeout 600 "$models" >"$work/run.log" 2>&1 ||
     { cat "$work/run.log" >&2; stop "the models fail with the code as it is"; }
 
 mutant commit_and_read 'a slot is committed without release' \
