@@ -26,14 +26,14 @@ run() {
 
 # A model that fails anyway would catch everything.
 build "the code as it is"
-LOOM_MAX_DURATION=3 timeout 300 "$models" >"$work/run.log" 2>&1 ||
+LOOM_MAX_DURATION=3 timeout 600 "$models" >"$work/run.log" 2>&1 ||
     { cat "$work/run.log" >&2; stop "the models fail with the code as it is"; }
 
 mutant commit_and_read 'a slot is committed without release' \
     page.rs 'SlotState::Committed(at)), Release)' 'SlotState::Committed(at)), Relaxed)'
 
 mutant copy_against_a_turn 'a loss is not counted' \
-    group.rs 'self.fold(LAGGED, number, |slot| matches!' 'self.fold(LAGGED, number, |slot| number == u64::MAX && matches!'
+    group.rs 'self.fold(counter, number, |slot| matches!' 'self.fold(counter, number, |slot| number == u64::MAX && matches!'
 
 mutant reserve_and_seal 'a page is left without being sealed' \
     ring.rs 'if !self.seal(&mut cell, from, |page, c| page.is_full(c)) {' 'if false {'
@@ -77,7 +77,7 @@ mutant a_new_group_against_a_turn 'a group settles its start before it raises th
     'group.settle_start(ring, Offset::new(oldest, 0)); mem.tail().fetch_add(Tail::EPOCH_STEP, SeqCst);'
 
 mutant recycle_against_a_sender_about_to_reserve 'a loss is not counted' \
-    group.rs 'self.fold(LAGGED, number, |slot| matches!' 'self.fold(LAGGED, number, |slot| number == u64::MAX && matches!'
+    group.rs 'self.fold(counter, number, |slot| matches!' 'self.fold(counter, number, |slot| number == u64::MAX && matches!'
 
 mutant recycle_against_a_sender_about_to_reserve 'the page number is taken from before the add' \
     ring.rs 'let number = page.number();' 'let number = head.page;'
@@ -268,5 +268,40 @@ mutant a_late_cleaner_ends_no_hold_of_the_living 'who ends a hold does not look 
 
 mutant a_hold_that_is_left_to_a_lease 'nobody looks whether something is out' \
     holder.rs 'seen.owner().is_some_and(|owner| !self.has_out(owner))' 'seen.owner().is_some()'
+
+mutant expiry_against_a_send_into_the_newest_page 'a page is sealed whatever came since it was judged' \
+    ring.rs 'self.seal(cell, oldest, |_, c| c == judged)' 'self.seal(cell, oldest, |_, _| true)'
+
+mutant expiry_against_a_send_into_the_newest_page 'a page expires without what is still being written' \
+    ring.rs 'self.all_resolved(number).is_ok() && ' ''
+
+mutant two_find_the_ring_expired 'what was lost is counted by everybody' \
+    group.rs 'if before >> 40 == number & PAGE_TAG || self' 'if self'
+
+mutant expiry_against_a_claim 'what expired is not counted' \
+    group.rs 'Some(Loss::Expired) => EXPIRED,' 'Some(Loss::Expired) => return,'
+
+mutant give_back_against_expiry 'giving back does not look whether the page was lost' \
+    reap.rs '(!self.is_current() || self.has_lost(offset.page())) && cell.lose(returned)' \
+    '!self.is_current() && cell.lose(returned)'
+
+mutant give_back_against_expiry 'who takes a page away does not look for what was given back' \
+    group.rs '&& seen.word.state() == ClaimState::Returned' '&& seen.word.state() == ClaimState::Gone'
+
+mutant expiry_against_a_turn_that_drops 'a cursor that is closed is closed for another reason' \
+    group.rs 'if cursor.closed.is_some() || page.number() != number || !self.is_here() {' \
+    'if cursor.closed == Some(why) || page.number() != number || !self.is_here() {'
+
+mutant the_last_page_of_a_closed_channel_expires 'a page that was taken away and not turned counts as unread' \
+    group.rs 'if self.cursor(number, word.load(Acquire)).closed.is_some() {' 'if number == u64::MAX {'
+
+mutant the_last_page_of_a_closed_channel_expires 'receivers of a page that was taken away and not turned wait' \
+    claim.rs 'return Err(if sealed { Nothing::End } else { Nothing::Empty });' 'return Err(if sealed && hand.page == u64::MAX { Nothing::End } else { Nothing::Empty });'
+
+mutant expiry_behind_a_turn_that_was_stopped 'who counts goes by the page number' \
+    group.rs 'if !self.mem.is_live(number) {' 'if page.number() != number {'
+
+mutant expiry_behind_a_turn_that_was_stopped 'who goes on goes by the page number' \
+    ring.rs 'if !self.mem.is_live(number) {' 'if self.page(number).number() != number {'
 
 conclude

@@ -56,6 +56,8 @@ pub struct GroupStats {
     pub returned: usize,
     /// Messages dropped before it had them.
     pub lagged: u64,
+    /// Messages given up before it had them, as they were older than [`Options::max_age`].
+    pub expired: u64,
     /// Messages passed over because they did not verify, in pages that were used again since.
     pub damaged: u64,
     /// Messages given back after their page had gone.
@@ -214,6 +216,7 @@ impl Channel {
         if self.root.is_inherited() {
             return Vec::new();
         }
+        self.expire();
         let ring = self.root.ring();
         let stats = Group::all(ring.mem).filter_map(|group| {
             let [held, returned, undeliverable] = group.held_and_returned();
@@ -227,6 +230,7 @@ impl Channel {
                 held,
                 returned,
                 lagged: group.lagged(),
+                expired: group.expired(),
                 damaged: group.damaged(),
                 gone: group.count(Count::Gone),
                 redelivered: group.count(Count::Redelivered),
@@ -235,6 +239,12 @@ impl Channel {
             })
         });
         stats.collect()
+    }
+
+    fn expire(&self) {
+        if self.root.usable().is_ok() {
+            self.root.expire();
+        }
     }
 
     /// Removes a group; its receivers get `GroupRemoved`.
@@ -267,6 +277,7 @@ impl Channel {
         if self.root.is_inherited() {
             return Stats { closed: true, ..Stats::default() };
         }
+        self.expire();
         let ring = self.root.ring();
         let pages = ring.pages().count();
         Stats {
@@ -498,6 +509,8 @@ fn create(root: &Arc<Root>, name: &GroupName, start: Start) -> Result<Receiver, 
         if let Some(receiver) = join(root, name)? {
             return Ok(receiver);
         }
+        // What is too old is not the loss of a new group.
+        root.expire();
         let group = Group::create(&ring, name, start, |range| file.sync_range(range)).map_err(|e| match e {
             NotCreated::NotSynced(error) => SubscribeError::Io(error),
             NotCreated::TooMany => SubscribeError::TooManyGroups { max: ring.mem.layout.geometry.max_groups },

@@ -8,7 +8,7 @@
 //!   claim. So a receiver that waits owns nothing.
 //! - Under `Block` a claimed message pins its page: its ack bit is unset, and if its group is
 //!   removed, its cell is looked for. It is verified after the claim, a lease as a copy. Under
-//!   `DropOldest` it is copied and verified before the claim, as the page may go.
+//!   `DropOldest`, or with a `max_age`, it is copied and verified before the claim, as the page may go.
 //! - A word is changed only from exactly the value read, after which the page was seen to be the one
 //!   worked for and the group to be there: a late receiver of a removed group changes nothing.
 //! - What was given back stays in its cell, and is handed out before anything new, the lowest
@@ -127,7 +127,7 @@ impl Want {
 
 impl<'a> Group<'a> {
     /// Hands out a message, in `hand.claim`: one that was given back, or the next. The bytes of a
-    /// lease, and under `DropOldest` of every message, are in `copy`; else they lie in the page,
+    /// lease, and of every message that does not pin its page, are in `copy`; else they lie in the page,
     /// pinned by the claim.
     ///
     /// `patient` is whether to prove an abandoned slot abandoned, which the caller does before it
@@ -187,7 +187,10 @@ impl<'a> Group<'a> {
                             self.raise_page_hint(next);
                             continue;
                         }
-                        Next::Gone => continue,
+                        Next::Gone => {
+                            self.leave_lost_page(ring, hand);
+                            continue;
+                        }
                         Next::None if !self.is_current() => return Err(Nothing::Removed),
                         Next::None if patient && self.overlooked_return(hand) => continue,
                         Next::None => return Err(Nothing::End),
@@ -199,7 +202,9 @@ impl<'a> Group<'a> {
                         if self.leave_lost_page(ring, hand) {
                             continue;
                         }
-                        return Err(Nothing::Empty);
+                        // The newest is taken away where nothing more is sent.
+                        let sealed = ring.page(hand.page).cursor().state == PageState::Sealed;
+                        return Err(if sealed { Nothing::End } else { Nothing::Empty });
                     }
                     Step::NoCell if !settled => {
                         self.settle();
@@ -230,7 +235,7 @@ impl<'a> Group<'a> {
             let seen = cursor_word.load(Acquire);
             let cursor = self.cursor(number, seen);
             // After the word was read: it is this group's, and of this lap.
-            if page.number() != number || cursor.closed {
+            if page.number() != number || cursor.closed.is_some() {
                 break Step::Lost;
             }
             if !self.is_current() {
@@ -355,12 +360,6 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Whether a claim keeps its page from being turned.
-    #[inline]
-    pub(crate) fn pins(&self) -> bool {
-        self.mem.layout.geometry.overflow == crate::Overflow::Block
-    }
-
     /// Verifies a claimed message: a message where it lies, as its claim pins the page; a lease as a
     /// copy, as its page goes if the group is removed.
     #[inline]
@@ -387,13 +386,11 @@ impl<'a> Group<'a> {
         index < count && page.number() == number && ring.judge(number, index)
     }
 
-    /// False if there is no other page: then a damaged file says that the newest was lost.
+    /// False if there is no other page: the newest was lost.
     fn leave_lost_page(&self, ring: &Ring<'a>, hand: &mut Hand) -> bool {
         // Whoever closed the cursor is counting what the group lost: help, so that this receiver
         // hears of it before it goes on.
-        if self.page(hand.page).number() == hand.page {
-            self.take_page_away(hand.page);
-        }
+        self.count_lost_page(hand.page);
         // It may begin before the group does: there is nothing for it, and the look goes on.
         let next = match ring.next(hand.page) {
             Next::Page(next) => next,
@@ -533,7 +530,7 @@ impl<'a> Group<'a> {
             let (cursor, index) = self.next_index(number);
             let c = page.cursor();
             let end = c.count.min(self.mem.layout.slots);
-            if page.number() == number && !cursor.closed && index < end {
+            if page.number() == number && cursor.closed.is_none() && index < end {
                 return page.slot(number, index) != SlotState::Untouched || ring.judge(number, index);
             }
             number = match ring.next(number) {

@@ -4,7 +4,7 @@
 //! synced and the clean mark is written; they mean something only beside that mark. Records have
 //! checksums of their own, group entries and the header have two copies; everything else that an open
 //! channel trusts is under a check:
-//! - of each page: its number, cursor and damage, and its slots;
+//! - of each page: its number, cursor, opening and damage, and its slots;
 //! - of each group that there ever was, in each page: its cursor and its ack words;
 //! - of the control part, in the header: the channel lines, the lines of the groups, their claim cells.
 //!
@@ -36,7 +36,7 @@ fn digest<'w>(uuid: [u64; 2], words: impl IntoIterator<Item = &'w AtomicU64>) ->
 }
 
 fn page_check(mem: Memory<'_>, place: usize) -> u64 {
-    let header = [Layout::PAGE_NUMBER, Layout::PAGE_CURSOR, Layout::PAGE_DAMAGE_SEEN];
+    let header = [Layout::PAGE_NUMBER, Layout::PAGE_CURSOR, Layout::PAGE_OPENED_AT, Layout::PAGE_DAMAGE_SEEN];
     let page = Page::new(mem, place);
     digest(mem.uuid, header.into_iter().chain(mem.layout.slot_words()).map(|at| page.word(at)))
 }

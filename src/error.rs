@@ -821,7 +821,7 @@ pub enum AckError {
     /// It was taken away and belongs to somebody else now; nothing was changed.
     #[error("the lease was taken away")]
     Taken,
-    /// Its page was dropped; it cannot be handed out again.
+    /// Its page was dropped, or had expired; it cannot be handed out again.
     #[error("the page of the message is gone")]
     Gone,
     /// Its group was removed.

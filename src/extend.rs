@@ -20,7 +20,7 @@
 //! - A receiver that waits has ended its claim before. Who is done with a message looks for those who wait
 //!   for its page or its cell, but without a fence after its store: one who begins to wait at that moment
 //!   finds it when this receiver receives again, or at the watcher's next tick.
-//! - Under `DropOldest`, and of leases, no claim is extended.
+//! - Where messages do not pin their page, and of leases, no claim is extended.
 #![forbid(unsafe_code)]
 
 use crate::Offset;

@@ -21,7 +21,7 @@ use crate::opens::OpenId;
 use crate::page::Page;
 use crate::ring::Ring;
 use crate::sync::Ordering;
-use crate::{Offset, Overflow};
+use crate::Offset;
 use Ordering::{Acquire, Relaxed};
 use std::collections::BTreeSet;
 
@@ -161,15 +161,18 @@ impl<'a> Group<'a> {
         let head = Head::of(self.mem.head().load(Acquire)).page;
         let (start, following) = (self.start(), Offset::new(self.mem.following(head), 0));
         let tail = Tail::of(self.mem.tail().load(Acquire)).page;
-        // Only the oldest page is taken away, and not while it is the newest, too.
-        let drop_oldest = self.mem.layout.geometry.overflow == Overflow::DropOldest;
-        let may_be_lost = |number| drop_oldest && number == tail && number < head;
+        // Only the oldest page is taken away, and while it is the newest, too, only in a closed channel, as it
+        // has expired: then it is sealed.
+        let geometry = &self.mem.layout.geometry;
+        let may_be_newest = |page: &Page<'_>| geometry.max_age != 0 && page.cursor().state == PageState::Sealed;
+        let may_be_lost =
+            |number, page: &Page<'_>| !geometry.pins() && number == tail && (number < head || may_be_newest(page));
         let fits = |number: u64| {
             let (page, word) = self.in_page(number);
             let cursor = self.cursor(number, word.load(Acquire));
             // It may start behind the last message that a recovery found there.
             let end = self.places(&page).max(self.start_index(number));
-            cursor.index <= end && (!cursor.closed || may_be_lost(number))
+            cursor.index <= end && (cursor.closed.is_none() || may_be_lost(number, &page))
         };
         // Behind the newest message, where a recovery found less than there was.
         (start.page() <= head || start <= following)

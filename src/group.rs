@@ -7,16 +7,20 @@
 //!   that number knows itself removed. Words of a group in a page are tagged with the lap and with
 //!   the instance's *generation*, 8 bits; when a generation value comes round, the words are
 //!   cleared first.
-//! - Taking a page away closes the group's cursor in it by one read-modify-write: what was not
-//!   claimed by then never will be. A closed cursor stays closed for its lap. Only then are the
-//!   RETURNED cells of the page freed, and the loss counted.
+//! - Taking a page away closes the group's cursor in it by one read-modify-write, which says why: what was
+//!   not claimed by then never will be. A closed cursor stays closed for its lap, and stays what it says.
+//!   Only then are the RETURNED cells of the page freed, and the loss counted: as that for which the page was
+//!   taken away, whoever counts.
 //! - Exact counters are derived from words that do not change any more and folded once for each
 //!   page, by a CAS from a word tagged with another page to one tagged with this. Whoever counts
-//!   reads the counter first and the page number last: while that stands, no later page was folded.
+//!   reads the counter first, and last that the page is the oldest still: while that stands, no later page
+//!   was folded, as only the oldest is ever taken away. (The newest can be taken away and not turned, in a
+//!   closed channel: then it is the oldest, too, and stays that until it is turned. The page number does not
+//!   tell: the next page may be taken away while the turn of this one has begun and not ended.)
 #![forbid(unsafe_code)]
 
 use crate::cells::{ClaimCell, ClaimState, ClaimWord, Count, Kind};
-use crate::layout::{Acks, GroupCursor, LINE, Layout, MAX_PAGE_NUMBER, SlotState};
+use crate::layout::{Acks, GroupCursor, LINE, Layout, Loss, MAX_PAGE_NUMBER, SlotState};
 use crate::memory::Memory;
 use crate::page::Page;
 use crate::ring::Ring;
@@ -41,6 +45,7 @@ pub(crate) const DAMAGED: usize = 2;
 pub(crate) const LAGGED_BEFORE: usize = 3;
 /// Where the counters of the claim cells stood when the group was created: three, behind each other.
 pub(crate) const COUNTED_BEFORE: usize = 4;
+pub(crate) const EXPIRED: usize = 7;
 
 pub(crate) const FREE: u64 = 0;
 pub(crate) const ACTIVE: u64 = 1;
@@ -370,19 +375,25 @@ impl<'a> Group<'a> {
         })
     }
 
-    /// Closes the group's cursor in page `number`.
-    pub(crate) fn close_in(&self, number: u64) {
+    /// Whether a claim keeps its page from being turned.
+    #[inline]
+    pub(crate) fn pins(&self) -> bool {
+        self.mem.layout.geometry.pins()
+    }
+
+    /// Closes the group's cursor in page `number`, for good.
+    pub(crate) fn close_in(&self, number: u64, why: Loss) {
         let (page, word) = self.in_page(number);
         loop {
             let seen = word.load(Acquire); // ORDER[claim]
             let cursor = self.cursor(number, seen);
-            if cursor.closed || page.number() != number || !self.is_here() {
+            if cursor.closed.is_some() || page.number() != number || !self.is_here() {
                 return;
             }
             let Some(frontier) = self.frontier(number, cursor).filter(|frontier| self.end_at(frontier)) else {
                 continue;
             };
-            let closed = GroupCursor { closed: true, cell: None, index: frontier.index };
+            let closed = GroupCursor { closed: Some(why), cell: None, index: frontier.index };
             // SeqCst: against a message being given back, see `lose_if_gone`.
             let _ = word.compare_exchange(seen, closed.word(self.tag(number)), SeqCst, Relaxed);
         }
@@ -392,7 +403,7 @@ impl<'a> Group<'a> {
     pub fn has_lost(&self, number: u64) -> bool {
         let (page, word) = self.in_page(number);
         let cursor = self.cursor(number, word.load(SeqCst)); // after a give back: see `close_in`
-        cursor.closed || page.number() != number
+        cursor.closed.is_some() || page.number() != number
     }
 
     /// Whether the number is still this group's: active, or removed and not yet given to another.
@@ -401,13 +412,24 @@ impl<'a> Group<'a> {
         self.live[STATE].load(SeqCst) >> 8 == self.instance() // ORDER[group state]
     }
 
-    /// Takes page `number` away from the group, and counts what it had not been given. Every slot
+    /// Takes page `number`, the oldest, away from the group, and counts what it had not been given. Every slot
     /// of the page is resolved.
-    pub fn take_page_away(self, number: u64) {
-        if self.start().page() > number {
-            return;
+    pub fn take_page_away(self, number: u64, why: Loss) {
+        if self.start().page() <= number {
+            self.close_in(number, why);
+            self.count_lost_page(number);
         }
-        self.close_in(number);
+    }
+
+    /// Counts what the group had not been given of page `number`, if it was taken away: whoever did that may
+    /// have died over it.
+    pub fn count_lost_page(self, number: u64) {
+        let cursor = self.cursor(number, self.in_page(number).1.load(Acquire)); // ORDER[claim]
+        let counter = match cursor.closed {
+            None => return,
+            Some(Loss::Dropped) => LAGGED,
+            Some(Loss::Expired) => EXPIRED,
+        };
         // With the fence in `lose_if_gone`: either RETURNED is seen here, or the closed cursor there.
         fence(SeqCst);
         for cell in self.cells() {
@@ -420,7 +442,7 @@ impl<'a> Group<'a> {
             }
         }
         // Damaged ones, too: until a moment ago they may have been taken for good.
-        self.fold(LAGGED, number, |slot| matches!(slot, SlotState::Committed(_) | SlotState::Damaged));
+        self.fold(counter, number, |slot| matches!(slot, SlotState::Committed(_) | SlotState::Damaged));
         self.fold_damage(number);
     }
 
@@ -445,13 +467,14 @@ impl<'a> Group<'a> {
             }
             let cursor = self.cursor(number, word.load(Acquire));
             let end = page.cursor().count.min(self.mem.layout.slots);
-            let lost = if cursor.closed { cursor.index.min(end) } else { end };
-            let range = if counter == LAGGED { lost..end } else { 0..lost };
+            let lost = if cursor.closed.is_some() { cursor.index.min(end) } else { end };
+            let range = if counter == DAMAGED { 0..lost } else { lost..end };
             // A cursor that was closed before the start was settled may stand before it.
             let range = range.start.max(self.start_index(number))..range.end;
             let n = range.filter(|&i| counts(page.slot(number, i)) && !self.is_done(number, i)).count() as u64;
             fence(Acquire);
-            if page.number() != number {
+            // ORDER[fold] After the counter: who folded a later page had seen the tail move on.
+            if !self.mem.is_live(number) {
                 return;
             }
             let after = counted(number, total(before) + n);
@@ -481,6 +504,11 @@ impl<'a> Group<'a> {
         total(self.counters()[LAGGED].load(Acquire).wrapping_sub(before))
     }
 
+    /// Messages given up because they were too old.
+    pub fn expired(&self) -> u64 {
+        total(self.counters()[EXPIRED].load(Acquire))
+    }
+
     /// Messages passed over because they did not verify, in pages that were turned.
     pub fn damaged(&self) -> u64 {
         total(self.counters()[DAMAGED].load(Acquire))
@@ -494,11 +522,17 @@ impl<'a> Group<'a> {
             let page = self.page(number);
             let with = self.lag_in(page, number, &done, lag);
             // After the words were read: they are of this page.
-            if page.number() == number { with } else { lag }
+            if self.mem.is_live(number) { with } else { lag }
         })
     }
 
     fn lag_in(&self, page: Page<'a>, number: u64, done: &HashSet<Offset>, mut lag: Lag) -> Lag {
+        if self.cursor(number, self.in_page(number).1.load(Acquire)).closed.is_some() {
+            // It was taken away: only what is out is not done.
+            let is_out = |cell: ClaimCell<'a>| cell.read().is_some_and(|s| s.is_in_use() && s.offset().page() == number);
+            lag.messages += self.cells().filter(|&cell| is_out(cell)).count() as u64;
+            return lag;
+        }
         let end = page.cursor().count.min(self.mem.layout.slots);
         for index in self.start_index(number)..end {
             let offset = Offset::new(number, index);

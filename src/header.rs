@@ -4,8 +4,8 @@
 //!
 //! Words of a copy: 0 magic, 1 version, 2 features, 3 number of the copy, 4-5 uuid, 6 page_size,
 //! 7 max_pages, 8 typical_message_len, 9 max_groups, 10 max_opens, 11 max_op_cells, 12 max_held,
-//! 13 overflow, 14 max_age (0: not in this version), 15 lease_timeout in milliseconds, 16 max_attempts
-//! (of both 0 is none), 17 page limit, 18 clean mark, 19-20 boot id, 21 device, 22 inode, 23 creation time
+//! 13 overflow, 14 max_age and 15 lease_timeout in milliseconds, 16 max_attempts
+//! (of all three 0 is none), 17 page limit, 18 clean mark, 19-20 boot id, 21 device, 22 inode, 23 creation time
 //! (unix milliseconds), 24 era, 25 check of the control part at a clean close, 26 the head word then, the rest zero, 511
 //! checksum: XXH3-64 of words 0 to 510.
 #![forbid(unsafe_code)]
@@ -77,7 +77,7 @@ impl Header {
             g.max_op_cells as u64,
             g.max_held as u64,
             g.overflow as u64,
-            0,
+            g.max_age,
             u64::from(g.lease_timeout),
             u64::from(g.max_attempts),
             self.page_limit,
@@ -168,6 +168,7 @@ impl Header {
                 max_op_cells: size(11),
                 max_held: size(12),
                 overflow,
+                max_age: words[14],
                 lease_timeout: short(15),
                 max_attempts: short(16),
             },

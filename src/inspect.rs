@@ -49,6 +49,7 @@ fn check(options: &Options, path: &Path, header: &Header, found: u64) -> Result<
         ("max_op_cells", g.max_op_cells, options.max_op_cells),
         ("max_held", g.max_held, options.max_held),
         ("overflow", g.overflow as usize, options.overflow.map(|o| o as usize)),
+        ("max_age", g.max_age as usize, options.max_age.map(|t| options::long_milliseconds(t) as usize)),
         ("lease_timeout", g.lease_timeout as usize, options.lease_timeout.map(|t| options::milliseconds(t) as usize)),
         ("max_attempts", g.max_attempts as usize, options.max_attempts.map(|n| n as usize)),
     ];

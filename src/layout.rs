@@ -85,6 +85,8 @@ pub const PAGE_LIMIT_STEP: u64 = 1 << 28;
 pub const DEAD_LETTER_ROOM: usize = 56 + MAX_GROUP_NAME;
 /// Longest lease timeout in milliseconds: the clock that it is measured by wraps at twice that.
 pub const MAX_LEASE_TIMEOUT: u32 = 1 << 30;
+/// Longest age that a channel can allow its messages in milliseconds: more than a hundred years.
+pub const MAX_AGE: u64 = 1 << 42;
 /// Most deliveries that a channel can allow; one more has to fit in a claim cell.
 pub const MAX_ATTEMPTS: u32 = 4000;
 /// Groups that there can have been under one number; more than anybody can create.
@@ -119,10 +121,21 @@ pub struct Geometry {
     pub max_held: usize,
     /// What a full ring does.
     pub overflow: Overflow,
+    /// Milliseconds after which a message is not delivered any more; 0 is never.
+    pub max_age: u64,
     /// Milliseconds after which a lease can be taken away; 0 is never.
     pub lease_timeout: u32,
     /// Deliveries after which a message becomes a dead letter; 0 is never.
     pub max_attempts: u32,
+}
+
+impl Geometry {
+    /// Whether a message that is handed out keeps its page from being turned. Else a page can be taken away
+    /// at any time, and every hand-out is a verified copy.
+    #[inline]
+    pub fn pins(&self) -> bool {
+        self.overflow == Overflow::Block && self.max_age == 0
+    }
 }
 
 /// Where everything lies: computed from the geometry, never stored.
@@ -189,6 +202,7 @@ impl Layout {
         between("max_opens", g.max_opens, 1, 4096)?;
         between("max_op_cells", g.max_op_cells, 1, 1 << 14)?;
         between("max_held", g.max_held, 1, GroupCursor::MAX_CELLS)?;
+        between("max_age", g.max_age as usize, 0, MAX_AGE as usize)?;
         between("lease_timeout", g.lease_timeout as usize, 0, MAX_LEASE_TIMEOUT as usize)?;
         between("max_attempts", g.max_attempts as usize, 0, MAX_ATTEMPTS as usize)?;
         let page_words = g.page_size / 8;
@@ -306,6 +320,12 @@ impl Layout {
     pub fn first_at(&self, from: u64, place: usize) -> u64 {
         let pages = self.geometry.max_pages;
         from + ((place + pages - self.place(from)) % pages) as u64
+    }
+
+    /// The number that comes up at the place of `page` after it. It depends on nothing that changes while
+    /// the channel is in use: whoever turns a page turns it to the same number.
+    pub fn comes_after(&self, era: u64, page: u64) -> u64 {
+        if page >= era { page + self.geometry.max_pages as u64 } else { self.first_at(era, self.place(page)) }
     }
 
     /// The tag of a page's slots.
@@ -499,11 +519,22 @@ impl Slot {
     }
 }
 
-/// A group's cursor word in a page: `{tag 32, closed 1, cell of the last claimer + 1: 11, index 20}`.
+/// Why a group lost a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Loss {
+    /// The ring was full, or the group was removed.
+    Dropped = 0,
+    /// It was older than the channel allows.
+    Expired = 1,
+}
+
+/// A group's cursor word in a page: `{tag 32, closed 1, cell of the last claimer + 1: 11, index 20}`. In a
+/// closed one nobody is named, and the 11 bits say why: [`Loss`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupCursor {
     /// The group lost this page: nothing more is claimed in it in this lap.
-    pub closed: bool,
+    pub closed: Option<Loss>,
     /// The claim cell of the last claimer, if the last step was a claim.
     pub cell: Option<usize>,
     /// The next index to be handed out.
@@ -517,16 +548,23 @@ impl GroupCursor {
     /// Reads the word as of `tag`; untouched, it stands at `start`.
     pub fn of(word: u64, tag: u32, start: usize) -> Self {
         if (word >> 32) as u32 != tag {
-            return Self { closed: false, cell: None, index: start };
+            return Self { closed: None, cell: None, index: start };
         }
-        let cell = (word >> 20 & 0x7ff) as usize;
-        Self { closed: word >> 31 & 1 == 1, cell: cell.checked_sub(1), index: (word & 0xf_ffff) as usize }
+        let (bits, index) = ((word >> 20 & 0x7ff) as usize, (word & 0xf_ffff) as usize);
+        if word >> 31 & 1 == 0 {
+            return Self { closed: None, cell: bits.checked_sub(1), index };
+        }
+        let why = if bits == Loss::Expired as usize { Loss::Expired } else { Loss::Dropped };
+        Self { closed: Some(why), cell: None, index }
     }
 
     /// Writes the word.
     pub fn word(self, tag: u32) -> u64 {
-        let cell = self.cell.map_or(0, |c| c as u64 + 1);
-        u64::from(tag) << 32 | u64::from(self.closed) << 31 | cell << 20 | self.index as u64
+        let bits = match self.closed {
+            None => self.cell.map_or(0, |c| c as u64 + 1),
+            Some(why) => why as u64,
+        };
+        u64::from(tag) << 32 | u64::from(self.closed.is_some()) << 31 | bits << 20 | self.index as u64
     }
 }
 
@@ -573,7 +611,8 @@ impl Layout {
     pub const PAGE_NUMBER: usize = 0;
     /// The cursor word.
     pub const PAGE_CURSOR: usize = LINE;
-    /// When the page was opened, in unix milliseconds; never less than in the page before.
+    /// When the page was opened, in unix milliseconds; never less than in the page before (but for what
+    /// somebody adds who opens it late: see [`Ring`](crate::ring::Ring)).
     pub const PAGE_OPENED_AT: usize = 2 * LINE;
     /// Not zero in a lap in which a record did not verify: the page number plus one.
     pub const PAGE_DAMAGE_SEEN: usize = 2 * LINE + 1;
@@ -656,6 +695,7 @@ mod tests {
             max_op_cells: 1024,
             max_held: 256,
             overflow: Overflow::Block,
+            max_age: 0,
             lease_timeout: 0,
             max_attempts: 0,
         }
@@ -674,9 +714,11 @@ mod tests {
         assert_eq!(Head::of(h.word()), h);
         let t = Tail { epoch: 9, page: 123 };
         assert_eq!(Tail::of(t.word()), t);
-        let c = GroupCursor { closed: true, cell: Some(2046), index: 0xf_ffff };
-        assert_eq!(GroupCursor::of(c.word(8), 8, 0), c);
-        assert_eq!(GroupCursor::of(c.word(8), 9, 4), GroupCursor { closed: false, cell: None, index: 4 });
+        for (closed, cell) in [(None, Some(2046)), (Some(Loss::Dropped), None), (Some(Loss::Expired), None)] {
+            let c = GroupCursor { closed, cell, index: 0xf_ffff };
+            assert_eq!(GroupCursor::of(c.word(8), 8, 0), c);
+            assert_eq!(GroupCursor::of(c.word(8), 9, 4), GroupCursor { closed: None, cell: None, index: 4 });
+        }
         for s in [SlotState::Committed(12345), SlotState::Skipped, SlotState::Damaged] {
             assert_eq!(Slot::of(Slot::word(3, s), 3), s);
             assert_eq!(Slot::of(Slot::word(3, s), 4), SlotState::Untouched);

@@ -29,12 +29,12 @@
 //! | after ... | a message whose `send` returned `Ok` | whose [`send_durable`](Sender::send_durable) or [`sync`](Channel::sync) returned `Ok` | handed out, not done | done |
 //! |---|---|---|---|---|
 //! | a panic; a task cancelled while it holds a [`Lease`] | is there | is there | is handed out again | stays done |
-//! | `kill -9` of any process, at any instruction | is there | is there | is handed out again (unless its page was dropped: counted `gone`) | stays done |
+//! | `kill -9` of any process, at any instruction | is there | is there | is handed out again (unless its page was dropped or expired: counted `gone`) | stays done |
 //! | power loss or kernel crash | may be missing; never torn, never altered | is there, byte for byte | is handed out again if it is there | stays done if synced since, else may come again |
 //!
 //! - All messages have one order, that of their [`Offset`]; each sender's messages keep theirs. A
 //!   group's first deliveries are in that order; a message given back is handed out before any new.
-//! - Each group gets every message at least once, except what [`RecvError::Lagged`], `damaged` or
+//! - Each group gets every message at least once, except what [`RecvError::Lagged`], `expired`, `damaged` or
 //!   `gone` counted, what became a [`DeadLetter`], or power loss took before it was synced. Exactly once,
 //!   when no receiver of the group died, panicked or gave it back, no lease timed out, and there was no
 //!   power loss.
@@ -109,7 +109,7 @@
 //! - Sending with no receiver is fine. A group gets what was sent since it was created, or since the
 //!   oldest message in the ring: see [`Start`].
 //! - Without any group nothing is given up: under [`Overflow::Block`] the ring fills, and is then
-//!   [`Full::NoGroup`].
+//!   [`Full::NoGroup`]. But what is older than [`Options::max_age`] goes, whoever has read it.
 //! - Receivers end with [`RecvError::Disconnected`] when no [`Sender`] or [`Channel`] is alive in any
 //!   process, or the channel was [closed](Channel::close); it is not final, somebody may open it
 //!   again.

@@ -16,10 +16,10 @@
 
 use crate::cells::{ClaimState, Count};
 use crate::group::{
-    ACTIVE, AT, COUNTED_BEFORE, DAMAGED, FREE, Group, LAGGED, LAGGED_BEFORE, PAGE_TAG, REMOVED, REPORTED, START, STATE,
+    ACTIVE, AT, COUNTED_BEFORE, DAMAGED, EXPIRED, FREE, Group, LAGGED, LAGGED_BEFORE, PAGE_TAG, REMOVED, REPORTED, START, STATE,
     counted, state, total,
 };
-use crate::layout::{ENTRY, MAX_GROUP_NAME, MAX_INSTANCE, Tail};
+use crate::layout::{ENTRY, Loss, MAX_GROUP_NAME, MAX_INSTANCE, Tail};
 use crate::memory::Memory;
 use crate::page::Page;
 use crate::read::unix_milliseconds;
@@ -241,8 +241,9 @@ impl<'a> Group<'a> {
         let counters = self.counters();
         loop {
             self.live[START].store(first.as_u64(), Release);
-            let lagged = counters[LAGGED].load(Acquire);
-            if lagged >> 40 == first.page() & PAGE_TAG && ring.tail().page <= first.page() && self.is_closed_in(first) {
+            let [lagged, expired] = [LAGGED, EXPIRED].map(|counter| counters[counter].load(Acquire));
+            let is_counted = [lagged, expired].iter().any(|counter| counter >> 40 == first.page() & PAGE_TAG);
+            if is_counted && ring.tail().page <= first.page() && self.is_closed_in(first) {
                 first = Offset::new(first.page() + 1, 0);
                 continue;
             }
@@ -250,7 +251,13 @@ impl<'a> Group<'a> {
             // start fails.
             let lost = total(lagged.wrapping_add(1));
             let before = counted(first.page().wrapping_sub(1), lost);
-            if counters[LAGGED].compare_exchange(lagged, before, AcqRel, Relaxed).is_err() {
+            // The same of what expired, which begins at 0: the tag makes it another word, the last one less one.
+            let below = first.page().wrapping_sub(1);
+            let last = expired >> 40;
+            let tag = if below.wrapping_sub(last) & PAGE_TAG < PAGE_TAG >> 4 { last.wrapping_sub(1) } else { below };
+            if counters[LAGGED].compare_exchange(lagged, before, AcqRel, Relaxed).is_err()
+                || counters[EXPIRED].compare_exchange(expired, counted(tag, 0), AcqRel, Relaxed).is_err()
+            {
                 continue;
             }
             counters[REPORTED].store(lost, Release);
@@ -267,7 +274,7 @@ impl<'a> Group<'a> {
 
     fn is_closed_in(&self, first: Offset) -> bool {
         let word = self.in_page(first.page()).1;
-        self.cursor(first.page(), word.load(Acquire)).closed
+        self.cursor(first.page(), word.load(Acquire)).closed.is_some()
     }
 
     /// Makes a number what its entry says, after a power loss: `write` stores a word. Its start is kept,
@@ -310,7 +317,7 @@ impl<'a> Group<'a> {
         for earlier in [REPORTED, LAGGED_BEFORE] {
             write(&counters[earlier], total(lost.wrapping_sub(since(lost, counters[earlier].load(Relaxed), total(u64::MAX)))));
         }
-        for counter in [LAGGED, DAMAGED] {
+        for counter in [LAGGED, DAMAGED, EXPIRED] {
             // Nothing is counted of any page that is there now.
             write(&counters[counter], counted(oldest.wrapping_sub(1), counters[counter].load(Relaxed)));
         }
@@ -420,7 +427,7 @@ impl<'a> Group<'a> {
         // ORDER[group state] SeqCst: before the cursors are closed.
         self.live[STATE].store(removed, SeqCst);
         for number in ring.pages() {
-            self.close_in(number);
+            self.close_in(number, Loss::Dropped);
         }
         fence(SeqCst); // with the fence in `lose_if_gone`
         let removed = Self::of(self.mem, self.number, removed);

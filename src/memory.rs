@@ -106,6 +106,18 @@ impl<'a> Memory<'a> {
         (number + 1).max(self.era().load(Acquire)) // the open lock orders it: it is stored at open
     }
 
+    /// The number that comes up at the place of page `number` after it.
+    pub fn comes_after(&self, number: u64) -> u64 {
+        self.layout.comes_after(self.era().load(Acquire), number) // as above
+    }
+
+    /// Whether no turn of page `number` had begun when this was read: it begins with the tail.
+    #[inline]
+    pub fn is_live(&self, number: u64) -> bool {
+        let there = Page::new(*self, self.layout.place(number)).number();
+        there == number && Tail::of(self.tail().load(Acquire)).page <= number // ORDER[tail]
+    }
+
     /// Not zero once a sync failed: the error number of the system, plus one. Then what memory says is
     /// not what the disk has, and nothing is done but recovery.
     #[inline]

@@ -110,7 +110,7 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Drop for Hold<R, C> {
     }
 }
 
-/// A message, where it lies in the file; under `Overflow::DropOldest` a verified copy.
+/// A message, where it lies in the file; under `Overflow::DropOldest`, or with a `max_age`, a verified copy.
 ///
 /// Dropping it is being done with it, as with an in-memory channel: who must not lose it when a task
 /// is cancelled takes a [`Lease`]. Dropped by a panic that began after it was received, it is given
@@ -178,7 +178,7 @@ impl<'a> Message<'a> {
     #[inline]
     pub(crate) fn new(root: &'a Root, claim: &'a Claim, loan: Option<&'a Loan>) -> Self {
         let bytes = match loan {
-            Some(loan) if root.drops_oldest() => &loan.copy[claim.record.block()..],
+            Some(loan) if root.hands_out_copies() => &loan.copy[claim.record.block()..],
             _ => claim.record.payload(root.memory()),
         };
         Self { bytes, hold: Hold::new(root, claim, Dropped::Done), lent: Lent(loan) }
@@ -186,7 +186,7 @@ impl<'a> Message<'a> {
 
     fn region(&self) -> &[u8] {
         match self.lent.0 {
-            Some(loan) if self.hold.root.drops_oldest() => &loan.copy,
+            Some(loan) if self.hold.root.hands_out_copies() => &loan.copy,
             _ => self.hold.claim.record.region(self.hold.root.memory()),
         }
     }

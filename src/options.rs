@@ -105,6 +105,7 @@ pub struct Options {
     pub(crate) max_op_cells: Option<usize>,
     pub(crate) max_held: Option<usize>,
     pub(crate) overflow: Option<Overflow>,
+    pub(crate) max_age: Option<Duration>,
     pub(crate) lease_timeout: Option<Duration>,
     pub(crate) max_attempts: Option<u32>,
     pub(crate) read_only: bool,
@@ -169,6 +170,26 @@ impl Options {
     /// What a send does when the ring is full; [`Overflow::Block`] if not set.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = Some(overflow);
+        self
+    }
+
+    /// How long messages are kept for groups that have not read them: 1 millisecond to a hundred years; as
+    /// long as there is room if not set.
+    ///
+    /// Messages are given up with their page, as a whole, when the youngest of it is that old, and the oldest
+    /// page first: so a message can come when it is older, but none is given up that is younger. (But by as
+    /// long as a send took that began before its own and ended after it.) What is given up is handed out no
+    /// more, also if it was given back, its place in the ring is free, also under [`Overflow::Block`], and
+    /// each group counts what it had not been given as [`expired`](crate::GroupStats::expired). Nothing has
+    /// to run for that: whoever receives looks first. What is handed out already stays its holder's.
+    ///
+    /// Every hand-out is a verified copy then, as under [`Overflow::DropOldest`]. Who looks at the ring
+    /// without a group can see what was given up until its place is used again.
+    ///
+    /// The time is the system's, that of [`Message::sent_at`](crate::Message::sent_at): it ticks every few
+    /// milliseconds. If it is set back, messages stay for as much longer; if forward, they go as much earlier.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
         self
     }
 
@@ -281,6 +302,7 @@ impl Options {
             max_op_cells: self.max_op_cells.unwrap_or(1024),
             max_held: self.max_held.unwrap_or(256),
             overflow: self.overflow.unwrap_or_default(),
+            max_age: self.max_age.map_or(0, long_milliseconds),
             lease_timeout: self.lease_timeout.map_or(0, milliseconds),
             max_attempts: self.max_attempts.unwrap_or(0),
         }
@@ -290,5 +312,11 @@ impl Options {
 /// Whole milliseconds, rounded up; what is set is not nothing.
 #[cfg(not(disk_chan_loom))]
 pub(crate) fn milliseconds(time: Duration) -> u32 {
-    u32::try_from(time.as_nanos().div_ceil(1_000_000).max(1)).unwrap_or(u32::MAX)
+    u32::try_from(long_milliseconds(time)).unwrap_or(u32::MAX)
+}
+
+/// The same of a time that may be long.
+#[cfg(not(disk_chan_loom))]
+pub(crate) fn long_milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000).max(1)).unwrap_or(u64::MAX)
 }

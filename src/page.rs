@@ -322,6 +322,11 @@ impl<'a> Page<'a> {
         self.header(at).filter(|(head, _)| head[1] == offset.as_u64()).map(|(head, len)| (len, head[2]))
     }
 
+    /// The send time that a record at a word of the record area says, whether it verifies or not.
+    pub fn said_sent_at(&self, at: usize) -> Option<u64> {
+        self.header(at).map(|(head, _)| head[2])
+    }
+
     /// Where a record at a word of the record area would end, and the offset that it says.
     pub fn said(&self, at: usize) -> Option<(crate::Offset, usize)> {
         self.header(at).map(|(head, len)| (crate::Offset::from_u64(head[1]), at + record_words(len)))

@@ -133,6 +133,7 @@ impl Position {
         if want == Want::Lease {
             self.hand.now = uptime();
         }
+        root.expire();
         group.receive(&root.ring(), &mut self.hand, want, &mut self.loan.copy, patient)
     }
 
@@ -288,7 +289,7 @@ impl Position {
         let mut claim = self.hand.claim;
         let goes_on = std::mem::take(&mut self.hand.claim.goes_on);
         claim.goes_on = false;
-        if root.drops_oldest() {
+        if root.hands_out_copies() {
             self.loans.push(std::mem::take(&mut self.loan));
         }
         let (group, before) = (self.group(root), self.lent.len());
@@ -313,7 +314,7 @@ impl Position {
     /// The region of a claim, as a copy.
     fn copy(&mut self, root: &Root) -> Vec<u8> {
         let claim = &self.hand.claim;
-        if root.drops_oldest() || claim.word.kind() == Kind::Lease {
+        if root.hands_out_copies() || claim.word.kind() == Kind::Lease {
             return std::mem::take(&mut self.loan.copy);
         }
         claim.record.region(root.memory()).to_vec()

@@ -160,7 +160,7 @@ fn survey(mem: Memory<'_>, cause: Cause, known: Known, mut progress: impl FnMut(
     let mut found: Vec<Option<Found>> = (0..of).map(look).collect();
     let newest = found.iter().flatten().map(|found| found.page).max().unwrap_or(0);
     for found in &mut found {
-        found.take_if(|found| comes_after(mem.layout, known.era, found.page) <= newest);
+        found.take_if(|found| mem.layout.comes_after(known.era, found.page) <= newest);
     }
     Survey { cause, known, found }
 }
@@ -199,11 +199,6 @@ fn records(mem: Memory<'_>, place: usize, known: Known, copy: &mut Vec<u8>) -> O
         found.units = found.units.max(end);
     }
     best
-}
-
-/// The page that comes up at the place of `page` after it.
-fn comes_after(layout: &Layout, era: u64, page: u64) -> u64 {
-    if page >= era { page + layout.geometry.max_pages as u64 } else { layout.first_at(era, layout.place(page)) }
 }
 
 impl Survey {
@@ -259,7 +254,8 @@ impl Survey {
         let recover = |number| Group::recover(mem, number, &moves, oldest, era, put);
         let groups: Vec<Option<Group<'_>>> = each.map(recover).collect();
         clear_control(mem);
-        let damaged = kept.iter().map(|&page| self.keep(mem, page, &groups)).sum();
+        let mut opened_at = 0;
+        let damaged = kept.iter().map(|&page| self.keep(mem, page, &groups, &mut opened_at)).sum();
         let mut free = vec![true; pages as usize];
         kept.iter().for_each(|&page| free[layout.place(page)] = false);
         for place in (0..pages as usize).filter(|&place| free[place]) {
@@ -294,8 +290,9 @@ impl Survey {
         self.found[layout.place(page)].as_ref().filter(|found| found.page == page)
     }
 
-    /// Settles a page that is kept; returns how many of its messages do not verify.
-    fn keep(&self, mem: Memory<'_>, number: u64, groups: &[Option<Group<'_>>]) -> u64 {
+    /// Settles a page that is kept; returns how many of its messages do not verify. It was opened when its
+    /// first message says, and not before the page before, which was `opened_at`.
+    fn keep(&self, mem: Memory<'_>, number: u64, groups: &[Option<Group<'_>>], opened_at: &mut u64) -> u64 {
         let (layout, place) = (mem.layout, mem.layout.place(number));
         let page = Page::new(mem, place);
         let found = self.of(layout, number);
@@ -311,6 +308,12 @@ impl Survey {
         let unread = |index: usize| found.is_some() && matches!(said(index), SlotState::Committed(_) | SlotState::Damaged);
         let count = (0..layout.slots).rev().find(|&index| is_good(index) || unread(index)).map_or(0, |last| last + 1);
 
+        if let Some(first) = (0..count).find(|&index| is_good(index))
+            && let SlotState::Committed(at) = said(first)
+        {
+            *opened_at = page.said_sent_at(at).map_or(*opened_at, |time| time.max(*opened_at));
+        }
+        put(page.word(Layout::PAGE_OPENED_AT), *opened_at);
         let mut damaged = 0;
         for index in 0..layout.slots {
             let word = page.slot_word(index);

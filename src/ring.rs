@@ -8,22 +8,35 @@
 //! - A page opens only after its predecessor was sealed and `head` names it. So at most one page is
 //!   open, and the order of offsets is the order of the messages.
 //! - A page may be turned when it is SEALED, every slot below its count is resolved, every group is
-//!   done with it (or has lost it, counted, under `DropOldest`), and no message of a removed group
-//!   is held in it. The CAS on `tail` decides; a group that was created meanwhile has changed
+//!   done with it (or has lost it, counted: under `DropOldest`, or as it is too old), and no message of a
+//!   removed group is held in it. The CAS on `tail` decides; a group that was created meanwhile has changed
 //!   `tail`, and the check is made again.
+//! - Only the oldest page is taken away from groups, by who saw it be `tail`; the one behind it only after
+//!   `tail` has moved on, which is after the first was taken away from all of them and what they lost was
+//!   counted. A page counts as gone once `tail` has, also if its number is still there.
 //! - A turn is: `tail` CAS, cursor CAS {SEALED, L} -> {PREPARED, L'}, page number CAS, `head` CAS,
 //!   PREPARED -> OPEN. Each step can be completed by anyone; none is a store.
+//! - **Expiry.** A page is as old as its youngest message, and not older than its opening. The oldest page
+//!   is given up when it is `max_age` old: turned early, so that its place holds the next one, PREPARED, as
+//!   all places but the first did at the beginning. If the head is in it, it is sealed first, and only from
+//!   the very cursor word that was judged, so that a younger message cannot have come; then the head moves
+//!   on, as for senders. An empty page that is open has no age. In a closed channel the head stays where it
+//!   is: that page is taken away from the groups, and turned when the ring needs its place, or the channel is
+//!   open again.
 //! - Who swaps a cursor word says TURNING first and reads the words again. The lap in that word has
 //!   few bits; a turn that brings them to 0 or half their range waits until nobody alive is TURNING
 //!   an earlier page of that place. So a late swap never meets the same bits again.
 #![forbid(unsafe_code)]
 
 use crate::group::Group;
-use crate::layout::{Acks, CLEAR_EVERY_LAPS, Cursor, Head, Layout, MAX_PAGE_NUMBER, PageState, SlotState, Tail};
+use crate::layout::{
+    Acks, CLEAR_EVERY_LAPS, Cursor, Head, Layout, Loss, MAX_PAGE_NUMBER, PageState, SlotState, Tail,
+};
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::ops::{Liveness, OpCell, OpCells};
-use crate::page::{Page, Record};
+use crate::options::Overflow;
+use crate::page::{Page, Place, Record};
 use crate::sync::Ordering;
 use Ordering::{AcqRel, Acquire, Relaxed};
 
@@ -131,7 +144,7 @@ impl<'a> Ring<'a> {
         let next = self.page(number + 1).number();
         let head = self.head().page;
         // Pages are turned in their order: while this one is there, what was read is its successor.
-        if self.page(number).number() != number {
+        if !self.mem.is_live(number) {
             return Next::Gone;
         }
         if next > number && next <= head { Next::Page(next) } else { Next::None }
@@ -186,6 +199,12 @@ impl<'a> Ring<'a> {
         if !self.seal(&mut cell, from, |page, c| page.is_full(c)) {
             return Ok(());
         }
+        self.move_on(&mut cell, head, now)
+    }
+
+    /// Moves the head on from its page, which is sealed.
+    fn move_on(&self, cell: &mut OpCell<'_>, head: Head, now: u64) -> Result<(), Blocked> {
+        let from = head.page;
         let following = self.mem.following(from);
         let place = self.layout().place(following);
         let mut next = Page::new(self.mem, place).number();
@@ -193,7 +212,8 @@ impl<'a> Ring<'a> {
             if following > MAX_PAGE_NUMBER {
                 return Err(Blocked::PageLimit);
             }
-            self.turn(&mut cell, next, following)?;
+            let expired = self.expired(next, now).is_some();
+            self.turn(cell, next, following, expired)?;
             next = Page::new(self.mem, place).number();
         }
         if next <= from || next >= self.mem.page_limit().load(Acquire) {
@@ -204,9 +224,87 @@ impl<'a> Ring<'a> {
         let moved = Head { page: next, ..head };
         if self.mem.head().compare_exchange(head.word(), moved.word(), AcqRel, Relaxed).is_ok() {
             self.mem.page_turns().fetch_add(1, Relaxed); // a statistic
-            self.open(&mut cell, next, now);
+            self.open(cell, next, now);
         }
         Ok(())
+    }
+
+    /// Gives up what is older than the channel allows. True if there is room by that.
+    #[inline]
+    pub fn expire(&self, now: u64) -> bool {
+        if self.layout().geometry.max_age == 0 {
+            return false;
+        }
+        let oldest = self.tail().page;
+        self.expired(oldest, now).is_some_and(|judged| self.expire_pages(oldest, judged, now))
+    }
+
+    #[cold]
+    fn expire_pages(&self, first: u64, judged: Cursor, now: u64) -> bool {
+        // Without a cell later: each is in use for a few instructions.
+        let Some(mut cell) = OpCell::taken(self.mem, self.me) else { return false };
+        let (mut oldest, mut judged) = (first, judged);
+        while self.expire_page(&mut cell, oldest, judged, now) {
+            oldest = self.tail().page;
+            match self.expired(oldest, now) {
+                Some(next) => judged = next,
+                None => break,
+            }
+        }
+        oldest != first
+    }
+
+    /// One step of giving up the oldest page, which was judged expired. True if it may be the next one's turn.
+    fn expire_page(&self, cell: &mut OpCell<'_>, oldest: u64, judged: Cursor, now: u64) -> bool {
+        let head = self.head();
+        if judged.state != PageState::Sealed {
+            // A message that came meanwhile has changed the cursor: then the page is not that old.
+            return self.seal(cell, oldest, |_, c| c == judged);
+        }
+        if oldest < head.page {
+            // Also if it could not be turned at once, or somebody else did it.
+            let _ = self.turn(cell, oldest, self.mem.comes_after(oldest), true);
+            return self.tail().page > oldest;
+        }
+        if head.closed {
+            Group::all(self.mem).for_each(|group| group.take_page_away(oldest, Loss::Expired));
+            return false;
+        }
+        self.move_on(cell, head, now).is_ok()
+    }
+
+    /// The cursor of page `number`, if all its messages are older than the channel allows, and there will be
+    /// no other as long as that is its cursor, or once it is sealed.
+    fn expired(&self, number: u64, now: u64) -> Option<Cursor> {
+        let (page, layout) = (self.page(number), self.layout());
+        let max_age = layout.geometry.max_age;
+        let is_old = |time: u64| time.saturating_add(max_age) <= now;
+        let c = page.cursor(); // ORDER[open] with its opening, ORDER[reserve] with its messages
+        if max_age == 0 || c.state == PageState::Prepared || !is_old(page.word(Layout::PAGE_OPENED_AT).load(Relaxed)) {
+            return None;
+        }
+        let end = c.count.min(layout.slots);
+        if page.number() != number || c.lap != layout.cursor_lap(number) || c.state == PageState::Open && end == 0 {
+            return None;
+        }
+        let mut copy = Vec::new();
+        let mut is_young = || {
+            let committed = (0..end).rev().filter_map(|index| match page.slot(number, index) {
+                SlotState::Committed(at) => Some((index, at)),
+                SlotState::Untouched | SlotState::Skipped | SlotState::Damaged => None,
+            });
+            let mut times = committed.filter_map(|(index, at)| {
+                // Believed, it keeps the page for less than `max_age`. Else only if the record verifies.
+                let said = page.said_sent_at(at).filter(|&time| time <= now && !is_old(time));
+                let (mut place, offset) = (Place::unread(at), crate::Offset::new(number, index).as_u64());
+                let verified = || page.copy(self.mem.uuid, offset, &mut place, &mut copy).then(|| place.sent_at());
+                said.or_else(verified)
+            });
+            times.next().is_some_and(|time| !is_old(time))
+        };
+        // First as it is, as most often that tells; then, once nothing is on its way, all that there is.
+        let is_expired = !is_young() && self.all_resolved(number).is_ok() && !is_young() && page.number() == number;
+        is_expired.then_some(c)
     }
 
     /// Swaps the cursor word of page `number` as long as `next` says to what; returns the last
@@ -246,8 +344,12 @@ impl<'a> Ring<'a> {
             if lap != 0 && lap.is_multiple_of(CLEAR_EVERY_LAPS) {
                 self.clear_tables(number);
             }
-            // Relaxed: a time for searching; ORDER[open] publishes it.
-            page.word(Layout::PAGE_OPENED_AT).fetch_max(now, Relaxed);
+            // Relaxed: a time; ORDER[open] publishes it, as it did that of the page before. Who is late, and
+            // finds the page opened by somebody else, or even turned, read the clock before that: what it
+            // adds is not later than when that page was opened, and so makes nothing younger than it is.
+            let before = self.layout().place(number + self.layout().geometry.max_pages as u64 - 1);
+            let before = Page::new(self.mem, before).word(Layout::PAGE_OPENED_AT).load(Relaxed);
+            page.word(Layout::PAGE_OPENED_AT).fetch_max(now.max(before), Relaxed);
         }
         let open = |c: Cursor| (c.state == PageState::Prepared).then_some(Cursor { state: PageState::Open, ..c });
         let seen = self.swap_cursor(cell, number, open);
@@ -291,8 +393,8 @@ impl<'a> Ring<'a> {
         seen.is_some_and(|c| c.state == PageState::Sealed)
     }
 
-    /// Turns the place of page `old`, the oldest, to page `new`.
-    fn turn(&self, cell: &mut OpCell<'_>, old: u64, new: u64) -> Result<(), Blocked> {
+    /// Turns the place of page `old`, the oldest, to page `new`. If it is sealed and `expired` it stays that.
+    fn turn(&self, cell: &mut OpCell<'_>, old: u64, new: u64, expired: bool) -> Result<(), Blocked> {
         loop {
             let tail = self.tail();
             if tail.page > old {
@@ -301,7 +403,7 @@ impl<'a> Ring<'a> {
             if tail.page < old {
                 return Err(Blocked::UnfinishedSend);
             }
-            self.may_turn(old)?;
+            self.may_turn(old, expired)?;
             let next = match self.next(old) {
                 Next::Page(next) => next,
                 Next::None => return Err(Blocked::UnfinishedSend),
@@ -328,33 +430,38 @@ impl<'a> Ring<'a> {
         Ok(())
     }
 
-    /// Whether everything about page `old` allows its turn; under `DropOldest`, after taking it
-    /// away from the groups that are not done.
-    fn may_turn(&self, old: u64) -> Result<(), Blocked> {
-        let drop_oldest = self.layout().geometry.overflow == crate::Overflow::DropOldest;
+    /// Whether everything about page `old` allows its turn; under `DropOldest`, and if it has `expired`, after
+    /// taking it away from the groups that are not done.
+    fn may_turn(&self, old: u64, expired: bool) -> Result<(), Blocked> {
+        let geometry = &self.layout().geometry;
+        let why = match geometry.overflow {
+            _ if expired => Some(Loss::Expired),
+            Overflow::DropOldest => self.all_resolved(old).map(|()| Some(Loss::Dropped))?,
+            Overflow::Block => None,
+        };
         let mut groups = 0;
-        if drop_oldest {
-            self.all_resolved(old)?;
-        }
         for number in 0..self.layout().geometry.max_groups {
             match Group::at(self.mem, number) {
                 None => {}
-                Some(group) if group.is_removed() && !drop_oldest && group.holds_message_in(old) => {
+                Some(group) if group.is_removed() && geometry.pins() && group.holds_message_in(old) => {
                     return Err(Blocked::HeldMessage);
                 }
                 Some(group) if group.is_removed() => {}
                 Some(group) => {
                     groups += 1;
-                    if drop_oldest {
-                        group.take_page_away(old);
-                    } else {
-                        self.done_with(group, old)?;
-                        group.fold_damage(old);
+                    match why {
+                        Some(why) => group.take_page_away(old, why),
+                        // In a closed channel, as it seemed to have expired.
+                        None if !geometry.pins() && group.has_lost(old) => group.take_page_away(old, Loss::Expired),
+                        None => {
+                            self.done_with(group, old)?;
+                            group.fold_damage(old);
+                        }
                     }
                 }
             }
         }
-        if groups == 0 && !drop_oldest { Err(Blocked::NoGroup) } else { Ok(()) }
+        if groups == 0 && why.is_none() { Err(Blocked::NoGroup) } else { Ok(()) }
     }
 
     /// Whether `group` is done with page `number`, resolving abandoned slots on the way.

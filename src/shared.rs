@@ -15,7 +15,7 @@ use crate::holder::Member;
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::ops::Liveness;
-use crate::options::{Durability, Overflow};
+use crate::options::Durability;
 use crate::read::Found;
 use crate::ring::{Blocked, Ring};
 use crate::wait::{self, WaitList};
@@ -271,8 +271,20 @@ impl Shared {
 
     /// Whether every hand-out is a copy.
     #[inline]
-    pub fn drops_oldest(&self) -> bool {
-        self.file.map.layout().geometry.overflow == Overflow::DropOldest
+    pub fn hands_out_copies(&self) -> bool {
+        !self.file.map.layout().geometry.pins()
+    }
+
+    /// Gives up what is older than the channel allows. The channel is usable.
+    #[inline]
+    pub fn expire(&self) {
+        if self.file.map.layout().geometry.max_age != 0 {
+            let is_room = self.ring().expire(now());
+            // Its last step was to free its op cell.
+            if is_room && wait::anyone(self.memory().sleepers()[SENDERS]).is_some() {
+                self.wake_senders();
+            }
+        }
     }
 
     /// Whether anybody alive, in any process, could send or make somebody who can.
@@ -610,6 +622,9 @@ impl Shared {
             tracing::warn!(%error, "the limit of page numbers could not be raised");
         }
         self.tend_a_share();
+        if !self.file.is_poisoned() {
+            self.expire();
+        }
         let connected = self.has_handles() && !ring.head().closed && !self.file.is_poisoned();
         for (number, list) in self.groups.iter().enumerate() {
             let now = Group::at(ring.mem, number).map(|g| g.state());

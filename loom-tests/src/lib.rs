@@ -16,6 +16,9 @@ use disk_chan::page::Record;
 use disk_chan::ring::{Refused, Ring, Sent};
 use loom::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+/// When what was sent at 1 has expired, in a model in which messages do.
+pub const LATER: u64 = 11;
+
 /// One channel, with one group and one open.
 pub struct Model {
     heap: Heap,
@@ -41,23 +44,36 @@ impl Model {
 
     /// The same with one row of claim cells behind the first three.
     pub fn with_row(slots: usize) -> Self {
-        Self::with(slots, Overflow::Block, 1, 4, 2 * ROW)
+        Self::with(slots, Overflow::Block, 1, 4, 2 * ROW, (2, 0))
     }
 
     pub fn with_groups(slots: usize, overflow: Overflow, max_groups: usize, max_op_cells: usize) -> Self {
-        Self::with(slots, overflow, max_groups, max_op_cells, 2)
+        Self::with(slots, overflow, max_groups, max_op_cells, 2, (2, 0))
     }
 
-    fn with(slots: usize, overflow: Overflow, max_groups: usize, max_op_cells: usize, max_held: usize) -> Self {
+    /// Messages are sent at 1, and have expired at [`LATER`].
+    pub fn with_max_age(slots: usize, overflow: Overflow, max_pages: usize) -> Self {
+        Self::with(slots, overflow, 1, 2, 1, (max_pages, LATER - 1))
+    }
+
+    fn with(
+        slots: usize,
+        overflow: Overflow,
+        max_groups: usize,
+        max_op_cells: usize,
+        max_held: usize,
+        (max_pages, max_age): (usize, u64),
+    ) -> Self {
         let geometry = Geometry {
             page_size: 0,
-            max_pages: 2,
+            max_pages,
             typical_message_len: 0,
             max_groups,
             max_opens: 2,
             max_op_cells,
             max_held,
             overflow,
+            max_age,
             lease_timeout: 1,
             max_attempts: 0,
         };
@@ -85,7 +101,12 @@ impl Model {
 
     /// Sends one byte.
     pub fn send(&self, byte: u8) -> Result<Sent, Refused> {
-        self.ring().send(0, &[Record::new(&[byte], 0)], 1)
+        self.send_at(byte, 1)
+    }
+
+    /// The same, at a time.
+    pub fn send_at(&self, byte: u8, now: u64) -> Result<Sent, Refused> {
+        self.ring().send(0, &[Record::new(&[byte], 0)], now)
     }
 
     pub fn send_all(&self, bytes: std::ops::Range<u8>) {
@@ -106,9 +127,9 @@ impl Model {
         hand.now = now;
         group.receive(&self.ring(), hand, want, &mut copy, true)?;
         let claim = hand.claim;
-        let byte = match (self.heap.memory().layout.geometry.overflow, want) {
-            (Overflow::DropOldest, _) | (_, Want::Lease) => copy[0],
-            (Overflow::Block, _) => self.byte(&claim),
+        let byte = match self.heap.memory().layout.geometry.pins() && want != Want::Lease {
+            true => self.byte(&claim),
+            false => copy[0],
         };
         Ok((claim, byte))
     }
@@ -146,6 +167,7 @@ impl Model {
 pub fn explore(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 20_000;
+    builder.checkpoint_interval = 500; // so often it looks at the time
     builder.preemption_bound.get_or_insert(preemptions);
     builder.max_duration.get_or_insert(std::time::Duration::from_secs(40));
     builder.check(f);

@@ -25,13 +25,16 @@ const MANY_HELD: usize = 64;
 const EYES_FIRST: u64 = 10_000;
 /// How long what must be possible within a second may take here, where other work runs beside it.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Where messages expire: when what is sent after the operation has not.
+const MAX_AGE: Duration = Duration::from_secs(10);
 
 /// How long a sleeper sleeps without looking whether it should end; nothing else hangs on it.
 const NAP: Duration = Duration::from_secs(1);
 
 /// The channel: small in everything, and so many slots a page that few messages fill it.
-pub fn options(overflow: Overflow, several: bool) -> Options {
+pub fn options(overflow: Overflow, several: bool, expires: bool) -> Options {
     let sizes = Options::new().page_size(64 << 10).max_pages(PAGES as usize).typical_message_len(9_000);
+    let sizes = if expires { sizes.max_age(MAX_AGE) } else { sizes };
     sizes
         .max_groups(MAX_GROUPS)
         .max_held(if several { MANY_HELD } else { MAX_HELD })
@@ -67,9 +70,9 @@ pub struct Stage {
 
 impl Stage {
     /// A new channel with the groups "a" and "b"; `several` is whether messages go out together.
-    pub fn new(file: &Path, overflow: Overflow, several: bool) -> Self {
-        let channel =
-            options(overflow, several).create(Create::CreateNew).blocking_open(file).expect("a channel is made");
+    pub fn new(file: &Path, overflow: Overflow, several: bool, expires: bool) -> Self {
+        let options = options(overflow, several, expires).create(Create::CreateNew);
+        let channel = options.blocking_open(file).expect("a channel is made");
         let rx = ["a", "b"].map(|name| channel.blocking_subscribe(name).expect("a group is made"));
         let tx = channel.sender();
         let mut stage = Self { channel, tx, rx, before: Before::default() };
@@ -115,6 +118,11 @@ impl Stage {
         let lease = self.rx[group].try_lease().expect("there is a message");
         *self.before.unfinished[group].get_mut(&number(&lease)).expect("it was not finished") += 1;
         lease
+    }
+
+    /// Waits until everything has expired.
+    pub fn grow_old(&self) {
+        thread::sleep(MAX_AGE + Duration::from_millis(100)); // the clock is coarse
     }
 
     /// Group `group` receives everything at once, and a receiver that goes gives it back.
@@ -203,8 +211,8 @@ pub struct Effect {
     pub removes: bool,
     /// Whether it moves the group "b" to the end.
     pub moves: bool,
-    /// The page that its send takes away from groups that have not read it.
-    pub drops: Option<u64>,
+    /// The pages that it takes away from groups that have not read them.
+    pub drops: Option<(u64, u64)>,
     /// Whether the child was dead before the others looked.
     pub is_out_of_the_way: bool,
 }
@@ -305,7 +313,9 @@ impl Eyes {
             slots,
             held_up: None,
         };
-        let there: Vec<_> = eyes.channel.groups().into_iter().map(|g| g.name).collect();
+        // Only looking gives nothing up that has expired.
+        let look = Options::new().read_only(true).blocking_open(file).expect("the channel can be looked at");
+        let there: Vec<_> = look.groups().into_iter().map(|g| g.name).collect();
         for name in ["a", "b"] {
             if there.iter().any(|there| there.as_str() == name) {
                 eyes.join(name);
@@ -735,12 +745,13 @@ impl Eyes {
             // What did not come is what the dead child finished, or was counted.
             let stats = stats.iter().find(|g| g.name.as_str() == member.name);
             let (lagged, gone) = stats.map_or((0, 0), |g| (g.lagged, g.gone));
+            let expired = stats.map_or(0, |g| g.expired);
             let heard = member.lagged + by_child.map_or(0, |said| said.lagged);
             let told_to_the_dead = said.is_none() && effect.receives.is_some();
             if heard != lagged && !(told_to_the_dead && heard < lagged) {
                 complain(format!("{lagged} lagged, and receivers heard of {heard}"));
             }
-            let counted = lagged + gone;
+            let counted = lagged + expired + gone;
             let finished = missing.iter().filter(|&&number| died_with(number)).count() as u64;
             match finished {
                 1.. if counted + finished == missing.len() as u64 => {
@@ -750,7 +761,7 @@ impl Eyes {
                 // Before a new group was joined, others went round.
                 _ if group == 2 && said.is_some() => {}
                 _ if counted != missing.len() as u64 => {
-                    complain(format!("{missing:?} did not come; {lagged} lagged and {gone} gone"));
+                    complain(format!("{missing:?} did not come; {lagged} lagged, {expired} expired and {gone} gone"));
                 }
                 _ => seen.lost |= counted > 0,
             }
@@ -760,7 +771,8 @@ impl Eyes {
             }
             let place = |n: &u64| before.sent.get(n).map(|offset| offset.page());
             let others = missing.iter().filter(|&&n| !effect.receives(n) || group != 0);
-            let odd: Vec<_> = others.filter(|n| effect.drops.is_none() || place(n) != effect.drops).collect();
+            let is_dropped = |page: u64| effect.drops.is_some_and(|(first, last)| (first..=last).contains(&page));
+            let odd: Vec<_> = others.filter(|n| !place(n).is_some_and(is_dropped)).collect();
             if !odd.is_empty() {
                 complain(format!("lost without need: {odd:?}"));
             }

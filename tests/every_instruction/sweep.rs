@@ -49,6 +49,8 @@ enum Setting {
     /// The same under `DropOldest`, and nobody is done with the oldest page: messages of it are unread and given back;
     /// one is held if there is somebody to hold it.
     Lossy,
+    /// A full page and a few messages in the next, some of them given back, and all of them too old.
+    Expired,
     /// One unread message. Three processes have died: one held it, one was in a send, one was making a group.
     Dead,
 }
@@ -91,6 +93,7 @@ pub fn operations() -> Vec<Operation> {
         only_all(op("rotate", "send", Setting::FirstLap, DropOldest, "seal")),
         op("recycle", "send", Setting::Full, Block, "turn"),
         op("recycle with losses", "send", Setting::Lossy, DropOldest, "take_page_away"),
+        op("recv, behind what has expired", "recv", Setting::Expired, Block, "expire_pages"),
         op("subscribe", "subscribe", Setting::Room, Block, "create"),
         op("subscribe", "subscribe", Setting::Room, DropOldest, "create"),
         op("join", "join", Setting::Room, Block, "find"),
@@ -154,7 +157,12 @@ struct Scene<'a> {
 impl<'a> Scene<'a> {
     fn new(op: &'a Operation, path: PathBuf) -> Self {
         let _ = std::fs::remove_file(&path);
-        let mut stage = Stage::new(&path, op.overflow, op.act == "recv_many" || op.setting == Setting::Several);
+        let mut stage = Stage::new(
+            &path,
+            op.overflow,
+            op.act == "recv_many" || op.setting == Setting::Several,
+            op.setting == Setting::Expired,
+        );
         let slots = stage.before.slots;
         let (mut receives, mut drops) = (None, None);
         match op.setting {
@@ -190,7 +198,18 @@ impl<'a> Scene<'a> {
                 drop(back);
                 (0..3).for_each(|_| stage.finish(1));
                 stage.send(2 * slots);
-                drops = Some(PAGES + 1);
+                drops = Some((PAGES + 1, PAGES + 1));
+            }
+            Setting::Expired => {
+                stage.advance_to(PAGES + 1, 0);
+                stage.send(slots);
+                let back = (stage.lease(0), stage.lease(0));
+                stage.finish(0);
+                drop(back);
+                (0..3).for_each(|_| stage.finish(1));
+                stage.send(2);
+                stage.grow_old();
+                drops = Some((PAGES + 1, PAGES + 2));
             }
             Setting::Dead => {
                 stage.advance_to(PAGES + 1, slots - 5);
@@ -201,6 +220,7 @@ impl<'a> Scene<'a> {
         let before = stage.before.clone();
         drop(stage);
         let count = match op.act {
+            "recv" if op.setting == Setting::Expired => None,
             "recv" | "recv on" | "recv twice" | "lease+ack" | "lease+give_back" | "drop" => Some(1),
             "recv_many" => Some(before.unfinished[0].len() as u64),
             _ => None,
@@ -658,7 +678,7 @@ pub fn run(operations: &[Operation]) -> ExitCode {
             came_through |= phases.iter().flatten().any(is_through);
             Sweep { scene: &scene, number, met: Met::Killed, peer }.run(&reference, &phases, all, &mut tally);
             if peer == Peer::Before {
-                if !matches!(op.setting, Setting::Dead | Setting::Lossy) {
+                if !matches!(op.setting, Setting::Dead | Setting::Lossy | Setting::Expired) {
                     die_again_and_again(&scene, number, &reference, &phases, &mut tally);
                 }
                 Sweep { scene: &scene, number, met: Met::Stopped, peer }.run(&reference, &phases, all, &mut tally);

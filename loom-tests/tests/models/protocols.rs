@@ -11,9 +11,10 @@ use disk_chan::cells::{ClaimState, Count, Kind};
 use disk_chan::claim::{Hand, Nothing, Want};
 use disk_chan::extend::Extended;
 use disk_chan::holder::Member;
-use disk_chan::layout::{PageState, ROW, SlotState};
+use disk_chan::layout::{Loss, PageState, ROW, SlotState, Tail};
 use disk_chan::opens::OpenId;
 use disk_chan::ops::OpCell;
+use disk_chan::page::Record;
 use disk_chan::read::{Copied, Found};
 use disk_chan::ring::{Blocked, Refused};
 use disk_chan::sync::{AtomicU32, AtomicU64};
@@ -22,7 +23,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::Ordering::{Relaxed, SeqCst};
 use loom::sync::atomic::fence;
 use loom::thread;
-use loom_tests::{Model, explore};
+use loom_tests::{LATER, Model, explore};
 use std::task::Poll;
 
 /// ORDER[commit]: a slot that says committed has its record behind it.
@@ -133,7 +134,7 @@ fn no_claim_is_anonymous() {
         let taken = cell.take(1, Kind::Message, 0).unwrap();
         cell.intend(taken, 0, 1, true);
         let (_, word) = group.in_page(0);
-        let cursor = disk_chan::layout::GroupCursor { closed: false, cell: Some(0), index: 1 };
+        let cursor = disk_chan::layout::GroupCursor { closed: None, cell: Some(0), index: 1 };
         word.store(cursor.word(group.tag(0)), SeqCst);
         let other = thread::spawn({
             let model = Arc::clone(&model);
@@ -172,7 +173,7 @@ fn a_claim_that_is_over_is_not_made_again() {
         if let Some(taken) = cell.take(1, Kind::Message, 0) {
             let (intent, _) = cell.intend(taken, 0, 1, true);
             let (_, word) = group.in_page(0);
-            let claimed = disk_chan::layout::GroupCursor { closed: false, cell: Some(0), index: 1 };
+            let claimed = disk_chan::layout::GroupCursor { closed: None, cell: Some(0), index: 1 };
             if word.compare_exchange(0, claimed.word(group.tag(0)), SeqCst, SeqCst).is_ok() {
                 cell.hold(intent);
                 group.set_done(0, 0);
@@ -1274,4 +1275,227 @@ fn a_hold_that_is_left_to_a_lease() {
         group.end_left(group.holder());
         assert!(!group.holder().is_left());
     });
+}
+
+/// What each of the group's messages came to: received, expired, gone, lagged.
+/// (Where a claim is made while others look, it is a lease: loom does not know that a helper's swap of the word of
+/// a message, from INTENT, comes before its owner's plain store and all that follows.)
+fn books(model: &Model, received: usize, lagged: u64) -> [u64; 4] {
+    let group = model.group();
+    assert_eq!(group.lag(&model.ring()).messages, 0);
+    assert_eq!(group.lagged(), lagged, "what is dropped is told");
+    [received as u64, group.expired(), group.count(Count::Gone), lagged]
+}
+
+/// The page that senders write expires while one of them sends: either its message comes before the page is
+/// sealed, and keeps it, or it does not come there.
+/// Fails when: the page is sealed whatever came since it was judged; when it is judged without what is still
+/// being written.
+#[test]
+fn expiry_against_a_send_into_the_newest_page() {
+    explore(1, || {
+        let model = Arc::new(Model::with_max_age(2, Block, 2));
+        model.send(1).unwrap();
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            // A send that does not look for another page.
+            move || {
+                let ring = model.ring();
+                let (page, mut cell) = (ring.page(0), OpCell::reserving(ring.mem, ring.me, 0).unwrap());
+                page.reserve(1, 5).is_some_and(|at| {
+                    cell.holds(at.index as u64, 1);
+                    page.write(ring.mem.uuid, 0, at, &[Record::new(&[2], 0)], LATER) == 1
+                })
+            }
+        });
+        model.ring().expire(LATER);
+        let sent = sender.join().unwrap();
+        let state = model.ring().page(0).cursor().state;
+        let (got, lagged) = model.drain();
+        match sent {
+            true => {
+                assert_eq!((&got[..], books(&model, 2, lagged)), (&[1, 2][..], [2, 0, 0, 0]));
+                assert_eq!(state, PageState::Open, "a page was left that had not expired");
+            }
+            false => assert_eq!((&got[..], books(&model, 0, lagged)), (&[][..], [0, 1, 0, 0])),
+        }
+    });
+}
+
+/// Two give up what has expired, and with it all of the ring: each message is counted once, and the ring is
+/// as new.
+/// Fails when: what was lost is counted by everybody.
+#[test]
+fn two_find_the_ring_expired() {
+    explore(1, || {
+        let model = Arc::new(Model::with_max_age(1, Block, 2));
+        model.send_all(1..3);
+        let other = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.ring().expire(LATER)
+        });
+        model.ring().expire(LATER);
+        other.join().unwrap();
+        model.ring().expire(LATER);
+        assert_eq!(books(&model, 0, 0), [0, 2, 0, 0]);
+        let ring = model.ring();
+        assert_eq!(ring.tail().page, ring.head().page);
+        for byte in [3, 4] {
+            model.send_at(byte, LATER).unwrap();
+        }
+        assert_eq!(model.drain().0, [3, 4]);
+    });
+}
+
+/// A message is claimed, or its page is taken away as expired before that: one of the two.
+/// Fails when: what expired is not counted.
+#[test]
+fn expiry_against_a_claim() {
+    explore(2, || {
+        let model = Arc::new(Model::with_max_age(2, Block, 2));
+        model.send_all(1..3);
+        let expirer = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.ring().expire(LATER)
+        });
+        let mut received = 0;
+        if let Ok((claim, byte)) = model.receive(&mut model.hand(), Want::Lease) {
+            assert_eq!(byte, 1);
+            received += 1;
+            let _ = model.group().ack(&claim);
+        }
+        expirer.join().unwrap();
+        received += model.drain().0.len();
+        model.ring().expire(LATER);
+        assert_eq!(books(&model, received, 0), [received as u64, 2 - received as u64, 0, 0]);
+        assert!(!model.damage_seen());
+    });
+}
+
+/// A message given back while its page expires: it is handed out again before, or it is gone.
+/// Fails when: giving back does not look whether the cursor was closed; when who takes the page away does not
+/// look for what was given back.
+#[test]
+fn give_back_against_expiry() {
+    explore(3, || {
+        let model = Arc::new(Model::with_max_age(1, Block, 2));
+        model.send(1).unwrap();
+        let (claim, _) = model.receive(&mut model.hand(), Want::Lease).unwrap();
+        let expirer = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.ring().expire(LATER)
+        });
+        let is_back = model.group().give_back(&claim).is_ok();
+        let again = model.receive(&mut model.hand(), Want::Lease).is_ok_and(|(claim, _)| {
+            model.group().ack(&claim).0.unwrap();
+            true
+        });
+        assert!(is_back || !again);
+        expirer.join().unwrap();
+        assert_eq!(books(&model, 0, 0), [0, 0, u64::from(!again), 0]);
+        assert_eq!(model.group().held_and_returned(), [0; 3]);
+    });
+}
+
+/// Under `DropOldest` a full ring takes its oldest page away while somebody else finds it expired: what the
+/// group had not been given is counted once, as the one or as the other.
+/// Fails when: a cursor that is closed is closed for another reason.
+#[test]
+fn expiry_against_a_turn_that_drops() {
+    explore(1, || {
+        let model = Arc::new(Model::with_max_age(1, DropOldest, 2));
+        model.send_all(1..3);
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            // By its clock nothing has expired.
+            move || model.send(3).unwrap()
+        });
+        model.ring().expire(LATER);
+        sender.join().unwrap();
+        let (got, lagged) = model.drain();
+        let counted: u64 = books(&model, got.len(), lagged).iter().sum();
+        assert_eq!(counted, 3, "{got:?}, {lagged} lagged");
+    });
+}
+
+/// The last page of a closed channel expires while it is read, and again when the channel is open for sending:
+/// it is counted once, and a receiver that has nothing else is at the end.
+/// Fails when: a page that was taken away and not turned counts as unread; when its receivers wait for more.
+#[test]
+fn the_last_page_of_a_closed_channel_expires() {
+    explore(1, || {
+        let model = Arc::new(Model::with_max_age(2, Block, 2));
+        model.send_all(1..3);
+        model.ring().close().unwrap();
+        let expirer = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.ring().expire(LATER)
+        });
+        let (mut hand, mut received) = (model.hand(), 0);
+        let end = loop {
+            match model.receive(&mut hand, Want::Lease) {
+                Ok((claim, _)) => {
+                    model.group().ack(&claim).0.unwrap();
+                    received += 1;
+                }
+                Err(nothing) => break nothing,
+            }
+        };
+        assert_eq!(end, Nothing::End);
+        assert!(!expirer.join().unwrap(), "the head of a closed channel moved");
+        assert_eq!(books(&model, received, 0), [received as u64, 2 - received as u64, 0, 0]);
+        assert!(!model.group().has_more(&model.ring()));
+        let epoch = model.ring().open_for_sending();
+        model.ring().send(epoch, &[Record::new(&[3], 0)], LATER).unwrap();
+        assert_eq!(model.drain().0, [3]);
+        model.ring().expire(LATER);
+        assert_eq!(books(&model, received + 1, 0), [received as u64 + 1, 2 - received as u64, 0, 0]);
+    });
+}
+
+/// Somebody was stopped in the middle of a turn, so that the page is gone and its number still there. Meanwhile
+/// the next page expires: what was lost of the first is not counted again by who is late, and a receiver that
+/// stands in it goes on.
+/// Fails when: only the page number says that a page is there, for who counts, or for who goes on.
+#[test]
+fn expiry_behind_a_turn_that_was_stopped() {
+    for is_lost in [true, false] {
+        explore(3, move || {
+            let model = Arc::new(Model::with_max_age(1, Block, 3));
+            model.send_all(1..3);
+            model.send_at(3, LATER).unwrap();
+            let (ring, group) = (model.ring(), model.group());
+            let (mut hand, mut received) = (model.hand(), 0);
+            if is_lost {
+                group.take_page_away(0, Loss::Expired);
+            } else {
+                let (claim, _) = model.receive(&mut hand, Want::Message).unwrap();
+                group.ack(&claim).0.unwrap();
+                received += 1;
+            }
+            let tail = Tail { page: 1, ..ring.tail() };
+            ring.mem.tail().store(tail.word(), SeqCst);
+            let late = thread::spawn({
+                let model = Arc::clone(&model);
+                move || model.group().count_lost_page(0)
+            });
+            ring.expire(LATER);
+            let (claim, byte) = model.receive(&mut hand, Want::Message).unwrap();
+            assert_eq!(byte, 3);
+            model.group().ack(&claim).0.unwrap();
+            late.join().unwrap();
+            assert_eq!(books(&model, received + 1, 0), [received as u64 + 1, 2 - received as u64, 0, 0]);
+            // Who needs the place ends the turn.
+            for byte in 4..7 {
+                model.send_at(byte, 2 * LATER).unwrap();
+                assert_eq!(
+                    model.receive(&mut hand, Want::Message).map(|(claim, byte)| {
+                        model.group().ack(&claim).0.unwrap();
+                        byte
+                    }),
+                    Ok(byte)
+                );
+            }
+        });
+    }
 }

@@ -35,6 +35,7 @@ fn geometry(kind: usize) -> Geometry {
         max_op_cells: 4,
         max_held: 4,
         overflow: if kind & 2 == 0 { Overflow::Block } else { Overflow::DropOldest },
+        max_age: 0,
         lease_timeout: 0,
         max_attempts: if kind == 4 { 2 } else { 0 },
     }

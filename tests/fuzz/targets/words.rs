@@ -52,6 +52,7 @@ fn layout(overflow: Overflow, max_pages: usize) -> Layout {
         max_op_cells: 4,
         max_held: 64,
         overflow,
+        max_age: 0,
         lease_timeout: 1000,
         max_attempts: 3,
     };
