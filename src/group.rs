@@ -519,15 +519,15 @@ impl<'a> Group<'a> {
         let done: HashSet<Offset> = self.done_and_not_acked().collect();
         let pages = ring.pages().filter(|&number| number >= self.start().page());
         pages.fold(Lag::default(), |lag, number| {
-            let page = self.page(number);
-            let with = self.lag_in(page, number, &done, lag);
+            let with = self.lag_in(number, &done, lag);
             // After the words were read: they are of this page.
             if self.mem.is_live(number) { with } else { lag }
         })
     }
 
-    fn lag_in(&self, page: Page<'a>, number: u64, done: &HashSet<Offset>, mut lag: Lag) -> Lag {
-        if self.cursor(number, self.in_page(number).1.load(Acquire)).closed.is_some() {
+    fn lag_in(&self, number: u64, done: &HashSet<Offset>, mut lag: Lag) -> Lag {
+        let (page, word) = self.in_page(number);
+        if self.cursor(number, word.load(Acquire)).closed.is_some() {
             // It was taken away: only what is out is not done.
             let is_out = |cell: ClaimCell<'a>| cell.read().is_some_and(|s| s.is_in_use() && s.offset().page() == number);
             lag.messages += self.cells().filter(|&cell| is_out(cell)).count() as u64;

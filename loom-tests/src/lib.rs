@@ -162,13 +162,13 @@ impl Model {
 }
 
 /// Explores a model with at most `preemptions` forced switches of threads, or as many as
-/// `LOOM_MAX_PREEMPTIONS` says, for at most 40 seconds, or as many as `LOOM_MAX_DURATION` says. Two
+/// `LOOM_MAX_PREEMPTIONS` says, for at most 25 seconds, or as many as `LOOM_MAX_DURATION` says. Two
 /// of the models need longer than that to be exhausted; all mutants are found in a few seconds.
 pub fn explore(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 20_000;
     builder.checkpoint_interval = 500; // so often it looks at the time
     builder.preemption_bound.get_or_insert(preemptions);
-    builder.max_duration.get_or_insert(std::time::Duration::from_secs(40));
+    builder.max_duration.get_or_insert(std::time::Duration::from_secs(25));
     builder.check(f);
 }

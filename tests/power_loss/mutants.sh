@@ -92,7 +92,7 @@ mutant random 'recovery is not synced before the header says so' \
             (header.era' '(header.era'
 
 mutant random 'a page that was turned is kept' \
-    recovery.rs 'found.take_if(|found| comes_after(mem.layout, known.era, found.page) <= newest);' ''
+    recovery.rs 'found.take_if(|found| mem.layout.comes_after(known.era, found.page) <= newest);' ''
 
 mutant random 'both copies of the header are on their way at once' \
     header.rs 'let synced = sync(copy * BLOCK * 8..(copy + 1) * BLOCK * 8);' \

@@ -101,3 +101,19 @@ fn subscribers_from_the_beginning_from_the_end_and_from_between() {
     assert_eq!(from("the last four", Start::At(fourth_last)), [6, 7, 8, 9]);
     assert!(fourth_last > Offset::default());
 }
+
+/// Its cleaner: what is older than the retention period goes, here without a task that has to run, and counted.
+#[test]
+fn a_retention_period() {
+    let (_dir, log) = open_new(small().max_age(Duration::from_millis(30)));
+    let mut rx = log.blocking_subscribe("g").unwrap();
+    let tx = log.sender();
+    send(&tx, 0..5, 50);
+    std::thread::sleep(Duration::from_millis(60));
+    assert!(drain_numbers(&mut rx).is_empty());
+    let (stats, offsets) = (log.groups().remove(0), log.first_offset());
+    assert_eq!((stats.expired, stats.lag), (5, 0));
+    // Offsets go on.
+    assert!(tx.try_send(body(5, 50)).unwrap() >= offsets);
+    assert_eq!(log.groups()[0].expired, 5);
+}
