@@ -292,11 +292,17 @@ mutant expiry_against_a_turn_that_drops 'a cursor that is closed is closed for a
     group.rs 'if cursor.closed.is_some() || page.number() != number || !self.is_here() {' \
     'if cursor.closed == Some(why) || page.number() != number || !self.is_here() {'
 
+mutant an_opening_is_not_before_the_one_before 'who opens a page looks at nothing but its clock' \
+    ring.rs 'fetch_max(now.max(before), Relaxed)' 'fetch_max(now, Relaxed)'
+
 mutant the_last_page_of_a_closed_channel_expires 'a page that was taken away and not turned counts as unread' \
     group.rs 'if self.cursor(number, word.load(Acquire)).closed.is_some() {' 'if number == u64::MAX {'
 
 mutant the_last_page_of_a_closed_channel_expires 'receivers of a page that was taken away and not turned wait' \
     claim.rs 'return Err(if sealed { Nothing::End } else { Nothing::Empty });' 'return Err(if sealed && hand.page == u64::MAX { Nothing::End } else { Nothing::Empty });'
+
+mutant the_last_page_of_a_closed_channel_expires 'a page that was taken away has messages for who waits' \
+    claim.rs 'cursor.closed.is_none() && index < end' 'index < end'
 
 mutant expiry_behind_a_turn_that_was_stopped 'who counts goes by the page number' \
     group.rs 'if !self.mem.is_live(number) {' 'if page.number() != number {'

@@ -611,8 +611,7 @@ impl Layout {
     pub const PAGE_NUMBER: usize = 0;
     /// The cursor word.
     pub const PAGE_CURSOR: usize = LINE;
-    /// When the page was opened, in unix milliseconds; never less than in the page before (but for what
-    /// somebody adds who opens it late: see [`Ring`](crate::ring::Ring)).
+    /// When the page was opened, in unix milliseconds; never less than what the page before said then.
     pub const PAGE_OPENED_AT: usize = 2 * LINE;
     /// Not zero in a lap in which a record did not verify: the page number plus one.
     pub const PAGE_DAMAGE_SEEN: usize = 2 * LINE + 1;

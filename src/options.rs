@@ -176,12 +176,14 @@ impl Options {
     /// How long messages are kept for groups that have not read them: 1 millisecond to a hundred years; as
     /// long as there is room if not set.
     ///
-    /// Messages are given up with their page, as a whole, when the youngest of it is that old, and the oldest
-    /// page first: so a message can come when it is older, but none is given up that is younger. (But by as
-    /// long as a send took that began before its own and ended after it.) What is given up is handed out no
-    /// more, also if it was given back, its place in the ring is free, also under [`Overflow::Block`], and
-    /// each group counts what it had not been given as [`expired`](crate::GroupStats::expired). Nothing has
-    /// to run for that: whoever receives looks first. What is handed out already stays its holder's.
+    /// A page is given up as a whole, the oldest first, when its youngest message is that old: so a message
+    /// can come that is older, but none is given up that is younger. (A page is as old as its last message
+    /// says. A sender that was stopped between reading the clock and sending makes it seem older by that; one
+    /// that is stopped while it writes keeps its page, and those behind it, until it goes on.) What is given
+    /// up is handed out no more, also if it was given back; its place in the ring is free, also under
+    /// [`Overflow::Block`]; and each group counts what it had not been given as
+    /// [`expired`](crate::GroupStats::expired). Nothing has to run for that: whoever receives looks first.
+    /// What is handed out already stays its holder's, who can finish it, but not give it back.
     ///
     /// Every hand-out is a verified copy then, as under [`Overflow::DropOldest`]. Who looks at the ring
     /// without a group can see what was given up until its place is used again.
