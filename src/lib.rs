@@ -45,7 +45,7 @@
 //!   [`Options::trust_file_system`] says otherwise.
 //! - Every hand-out verifies a checksum. A damaged message costs itself, and is counted.
 //! - Sending and receiving wait for no lock that another thread or process can hold, except a few
-//!   instructions within this process when somebody sleeps. Opening, creating and removing a group
+//!   instructions within this process when somebody sleeps. Opening, and creating, moving and removing a group
 //!   take a lock in the file, which death frees, and give up after ten seconds with `Busy`; joining
 //!   an existing group takes nothing.
 //! - A stopped process (SIGSTOP) delays the messages behind its own half-written one; stopped between
@@ -68,6 +68,13 @@
 //! - [`Options::lease_timeout`] and [`Options::max_attempts`] are for consumers that hang, and for
 //!   messages that kill them. The time of a lease is that of the monotonic clock: processes in time
 //!   namespaces with different offsets should not share a channel with a `lease_timeout`.
+//!
+//! # Reading without a group
+//!
+//! [`Channel::reader`] reads what is still in the ring, forward and backward, from any offset or time, and follows the
+//! end; [`Channel::read_slice`] some of it; [`Channel::page`] a page, and [`Channel::page_bytes`] its bytes, which
+//! [`records`] reads elsewhere. All of it are verified copies, which move no group and hold up nobody.
+//! [`Channel::seek_group`] moves a group. [`Headers`] go with a message.
 //!
 //! # Partitions
 //!

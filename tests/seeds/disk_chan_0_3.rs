@@ -114,3 +114,40 @@ fn a_message_that_fits_in_no_page_is_an_error() {
     assert!(channel.sender().try_send(vec![0; 64 << 10]).is_err());
     assert_eq!(drain_numbers(&mut rx), (0..sent).collect::<Vec<_>>());
 }
+
+/// As many messages as a page has bytes and slots for.
+#[test]
+fn a_page_of_more_than_65535_messages() {
+    let (_dir, channel) = open_new(small().page_size(8 << 20).typical_message_len(8));
+    let tx = channel.sender();
+    for _ in 0..1200 {
+        tx.blocking_send_many(&[[1; 8]; 64]).unwrap();
+    }
+    assert!(channel.pages()[0].len > 65_535, "{:?}", channel.pages());
+}
+
+#[test]
+fn a_receive_that_is_cancelled_loses_nothing() {
+    within_tokio(60, || async {
+        let (_dir, channel) = open_new(small());
+        let (tx, mut rx) = (channel.sender(), channel.subscribe(0).await.unwrap());
+        for n in 0..20 {
+            let waited = tokio::time::timeout(std::time::Duration::from_millis(1), rx.recv()).await.map(drop);
+            assert!(waited.is_err(), "there is no message yet");
+            tx.send(crate::common::body(n, 50)).await.unwrap();
+            assert_eq!(number(&rx.recv().await.unwrap()), n);
+        }
+    });
+}
+
+#[test]
+fn receivers_end_when_all_senders_are_gone() {
+    within_tokio(60, || async {
+        let dir = Dir::new();
+        let tx = disk_chan::new(dir.file(), 1 << 20, 2).await.unwrap();
+        let mut rx = tx.subscribe(0).await.unwrap();
+        let waiting = tokio::spawn(async move { rx.recv().await.map(drop) });
+        drop(tx);
+        assert_eq!(waiting.await.unwrap(), Err(RecvError::Disconnected));
+    });
+}
