@@ -38,9 +38,6 @@ mutant copy_against_a_turn 'a loss is not counted' \
 mutant reserve_and_seal 'a page is left without being sealed' \
     ring.rs 'if !self.seal(&mut cell, from, |page, c| page.is_full(c)) {' 'if false {'
 
-mutant a_reader_against_a_turn 'the page number is not read after the words of the page' \
-    read.rs '|| page.number() != number {' '{'
-
 mutant a_reader_against_a_turn 'a cursor that was turned is not known for it' \
     read.rs 'if c.lap != self.mem.layout.cursor_lap(number) ||' 'if'
 

@@ -572,8 +572,8 @@ fn copy_against_a_turn() {
 
 /// ORDER[lap], ORDER[number]: who reads without a group, while a sender comes round, gets each message whole or
 /// is told that it was overwritten, and takes no page that was turned for the end.
-/// Fails when: the page number is not read after a page's words; the copy looks neither at the page number nor at
-/// the offset.
+/// Fails when: a cursor that was turned is not known for it; the copy looks neither at the page number nor at the
+/// offset.
 #[test]
 fn a_reader_against_a_turn() {
     explore(3, || {
