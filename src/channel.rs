@@ -499,8 +499,11 @@ fn join(root: &Arc<Root>, name: &GroupName) -> Result<Option<Receiver>, Subscrib
     if len == 0 || len > MAX_GROUP_NAME {
         return Err(SubscribeError::InvalidName { len, max: MAX_GROUP_NAME });
     }
-    let group = Group::find(root.memory(), name);
-    Ok(group.map(|g| Receiver::new(Arc::clone(root), name.clone(), g.number(), g.state())))
+    let found = Group::find_with_origin(root.memory(), name);
+    let receiver = |(group, origin): (Group<'_>, u64)| {
+        Receiver::new(Arc::clone(root), name.clone(), (group.number(), group.state(), origin))
+    };
+    Ok(found.map(receiver))
 }
 
 fn create(root: &Arc<Root>, name: &GroupName, start: Start) -> Result<Receiver, SubscribeError> {
@@ -519,7 +522,8 @@ fn create(root: &Arc<Root>, name: &GroupName, start: Start) -> Result<Receiver, 
                 Start::Oldest | Start::Newest | Start::Time(_) => SubscribeError::Busy,
             },
         })?;
-        Ok(Receiver::new(Arc::clone(root), name.clone(), group.number(), group.state()))
+        // Nobody can move it as long as this has the lock.
+        Ok(Receiver::new(Arc::clone(root), name.clone(), (group.number(), group.state(), group.origin())))
     });
     let made = made?.ok_or(SubscribeError::Busy)?;
     // Senders that waited for a first group can see what it says.

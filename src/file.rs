@@ -231,9 +231,11 @@ impl OpenFile {
         // Somebody may have come meanwhile, and what was looked at be changed by that.
         let is_as_it_was = || !is_in_use(&file, map.memory()) && Header::read(path, &file).is_ok_and(|h| h == header);
         if let Some(cause) = wrong.filter(|_| is_as_it_was()) {
-            // What a recovery would make of it, in memory of this process.
+            // What a recovery would make of it, in memory of this process: all of it, so that what others store is not
+            // seen between what this stored.
             let layout = map.layout().clone();
             map = Map::new(&file, layout, header.uuid, Access::Private).map_err(failed(path, "map it"))?;
+            recovery::write_again(map.memory());
             recovered = Some(recover(&map, cause, known(map.memory(), &header), options, path)?.report);
         }
         let (path, header) = (path.into(), Mutex::new(header));
@@ -298,7 +300,11 @@ impl OpenFile {
 
     /// Does something under the open lock; nothing if it stays busy.
     pub fn with_open_lock<T>(&self, f: impl FnOnce(&mut Header) -> T) -> io::Result<Option<T>> {
-        self.with_open_lock_for(LOCK_PATIENCE, f)
+        self.with_open_lock_for(LOCK_PATIENCE, |header| {
+            // What one began who died under the lock is finished first.
+            self.free_the_dead();
+            f(header)
+        })
     }
 
     fn with_open_lock_for<T>(&self, patience: Duration, f: impl FnOnce(&mut Header) -> T) -> io::Result<Option<T>> {

@@ -554,7 +554,9 @@ impl<'a> Group<'a> {
         let done: HashSet<Offset> = self.done_and_not_acked().collect();
         let end = ring.end();
         let of_page = |number| self.unfinished(number).map(move |index| Offset::new(number, index));
-        ring.pages().flat_map(of_page).find(|at| !done.contains(at)).unwrap_or(end).max(self.start())
+        // What was taken away is not to come.
+        let pages = ring.pages().filter(|&number| !self.has_lost(number));
+        pages.flat_map(of_page).find(|at| !done.contains(at)).unwrap_or(end).max(self.start())
     }
 
     /// Places between the group's first unfinished message and the end: messages, done or not, and

@@ -4,6 +4,7 @@
 //! - It claims from a partition only while it has the hold of it, which nobody else ends (holder.rs).
 //! - It lets a partition go between two receives, after what it kept to go on with was ended, and if no lease of
 //!   it is out.
+//! - One that is asked for while leases of all are out is claimed from no more, and goes when its leases have ended.
 //! - Where the group of a partition was moved, it goes on as one who does not hold it.
 #![forbid(unsafe_code)]
 
@@ -19,13 +20,15 @@ use std::sync::Arc;
 pub struct Holdings {
     /// Its number, and what it holds; none as long as there is no number for it.
     share: Option<(usize, Share)>,
+    /// One that was asked for and of which leases are out: nothing more is claimed of it, so that they end.
+    draining: Option<usize>,
     looked_at: u32,
 }
 
 impl Holdings {
     /// Of one that holds nothing.
     pub fn new(now: u32) -> Self {
-        Self { share: None, looked_at: now }
+        Self { share: None, draining: None, looked_at: now }
     }
 
     /// When it looked last, in milliseconds.
@@ -36,6 +39,11 @@ impl Holdings {
     /// The partitions that it holds.
     pub fn held(&self) -> impl Iterator<Item = usize> + '_ {
         self.share.iter().flat_map(|(_, share)| share.held())
+    }
+
+    /// Those that it claims from.
+    pub fn receives_from(&self) -> impl Iterator<Item = usize> + '_ {
+        self.held().filter(|&partition| self.draining != Some(partition))
     }
 
     /// Whether it holds a partition, or nothing can be claimed of it.
@@ -72,7 +80,8 @@ impl Holdings {
             }
         }
         let mut tell = false;
-        while let Some(for_others) = one_look(receivers, share, now) {
+        self.draining = None;
+        while let Some(for_others) = one_look(receivers, share, now, &mut self.draining) {
             tell |= for_others;
         }
         if tell {
@@ -105,7 +114,7 @@ fn group_of(Receiver { root, at }: &Receiver) -> Group<'_> {
 
 /// Does what comes of the words as they are now. Nothing, if nothing was changed; else whether that is something
 /// that others wait for.
-fn one_look(receivers: &mut [Receiver], share: &mut Share, now: u32) -> Option<bool> {
+fn one_look(receivers: &mut [Receiver], share: &mut Share, now: u32, draining: &mut Option<usize>) -> Option<bool> {
     let words: Vec<HolderWord> = receivers.iter().map(|receiver| group_of(receiver).holder()).collect();
     let left = receivers.iter().zip(&words).filter(|(receiver, word)| group_of(receiver).end_left(**word)).count();
     let (mut changed, mut tell) = (left > 0, left > 0);
@@ -116,7 +125,7 @@ fn one_look(receivers: &mut [Receiver], share: &mut Share, now: u32) -> Option<b
             Step::Withdraw(partition, word) => changed |= group_of(&receivers[partition]).refuse(word),
             Step::Want(partition) => tell |= group_of(&receivers[partition]).want(words[partition]),
             Step::LetGo(partition, limit) if let_go(receivers, partition, limit, share) => return Some(true),
-            Step::LetGo(..) => {}
+            Step::LetGo(partition, _) => *draining = Some(partition),
         }
     }
     (changed || tell).then_some(tell)

@@ -148,9 +148,21 @@ impl<'a> Group<'a> {
 
     /// The active group of that name.
     pub fn find(mem: Memory<'a>, name: &GroupName) -> Option<Self> {
-        let named = Self::all(mem).filter_map(|group| Some((group, group.entry()?)));
-        let found = named.filter(|(group, entry)| entry.name.as_ref() == Some(name) && group.is_current());
-        found.max_by_key(|(_, entry)| entry.moves).map(|(group, _)| group)
+        Self::find_with_origin(mem, name).map(|(group, _)| group)
+    }
+
+    /// The same, with what it was before it was first moved.
+    pub fn find_with_origin(mem: Memory<'a>, name: &GroupName) -> Option<(Self, u64)> {
+        loop {
+            let epoch = Tail::of(mem.tail().load(Acquire)).epoch;
+            let named = Self::all(mem).filter_map(|group| Some((group, group.entry()?)));
+            let found = named.filter(|(group, entry)| entry.name.as_ref() == Some(name) && group.is_current());
+            let found = found.max_by_key(|(_, entry)| entry.moves).map(|(group, entry)| (group, entry.origin));
+            // One that was moved meanwhile can have gone where this had looked already.
+            if found.is_some() || Tail::of(mem.tail().load(Acquire)).epoch == epoch {
+                return found;
+            }
+        }
     }
 
     /// Creates a group; `sync` brings a range of bytes of the file to the disk.
@@ -186,6 +198,11 @@ impl<'a> Group<'a> {
         sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>,
     ) -> Result<Self, NotCreated<E>> {
         let mem = ring.mem;
+        if let Start::At(offset) = start
+            && offset > ring.end()
+        {
+            return Err(NotCreated::BeyondEnd(ring.end()));
+        }
         let number = (0..mem.layout.geometry.max_groups).find(|&g| Self::is_vacant(mem, g));
         let number = number.ok_or(NotCreated::TooMany)?;
         let group = Self::activate(ring, number);
@@ -196,13 +213,10 @@ impl<'a> Group<'a> {
             Start::At(offset) => offset.max(oldest),
             Start::Time(time) => ring.find_time(unix_milliseconds(time)).max(oldest),
         };
-        if first > ring.end() {
-            group.live[STATE].store(state(group.instance(), FREE), SeqCst);
-            return Err(NotCreated::BeyondEnd(ring.end()));
-        }
         group.settle_start(ring, first);
-        if group.instance().is_multiple_of(255) {
-            // On disk, too, nothing of an earlier group of this number may pass for this one's.
+        let last = Entry::read(mem, number).map_or(0, |entry| entry.instance);
+        if group.instance() / 255 != last / 255 {
+            // The words were cleared, for this one or for one that nothing came of. On disk, too, nothing of an earlier group of this number may pass for this one's.
             sync(mem.layout.bytes_of_pages()).map_err(NotCreated::NotSynced)?;
         }
         let (origin, moves) = before.map_or((group.id(), 0), |(origin, moves)| (origin, moves.saturating_add(1)));

@@ -185,8 +185,8 @@ impl Options {
     /// [`expired`](crate::GroupStats::expired). Nothing has to run for that: whoever receives looks first.
     /// What is handed out already stays its holder's, who can finish it, but not give it back.
     ///
-    /// Every hand-out is a verified copy then, as under [`Overflow::DropOldest`]. Who looks at the ring
-    /// without a group can see what was given up until its place is used again.
+    /// Every hand-out is a verified copy then, as under [`Overflow::DropOldest`]. To who reads the ring without a
+    /// group, what was given up is overwritten.
     ///
     /// The time is the system's, that of [`Message::sent_at`](crate::Message::sent_at): it ticks every few
     /// milliseconds. If it is set back, messages stay for as much longer; if forward, they go as much earlier.

@@ -142,6 +142,9 @@ impl Iterator for PageRecords {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.end {
+            return None;
+        }
         self.reader.seek(Start::At(self.at));
         let next = self.reader.next_before(self.end);
         // The end is the end, and what was overwritten is told once.

@@ -122,7 +122,7 @@ impl PartitionedReceiver {
         if let Some(holdings) = &mut self.holdings {
             holdings.look(&mut self.receivers, now)?;
             self.mine.clear();
-            self.mine.extend(holdings.held());
+            self.mine.extend(holdings.receives_from());
         }
         Ok(())
     }

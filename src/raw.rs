@@ -141,8 +141,8 @@ impl fmt::Debug for RawRecord<'_> {
 
 /// Bytes that are no whole, undamaged record of the page.
 ///
-/// A place that a sender reserved and never wrote is such, and then no message is missing: how many there are,
-/// [`PageBytes::len`] says.
+/// A place that a sender reserved and never wrote is such, and then no message is missing. (One that a sender wrote and was
+/// killed before it counted reads as a message: its bytes are. How many messages there are, [`PageBytes::len`] says.)
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("bytes {} to {} are no whole record of the page", bytes.start, bytes.end)]
 pub struct Unreadable {

@@ -59,8 +59,11 @@ impl<'a> Ring<'a> {
             if c.lap != self.mem.layout.cursor_lap(number) || page.number() != number {
                 if number >= self.tail().page {
                     // A number that no page has, yet or ever.
-                    let Some(next) = self.live_page_behind(number) else { return Found::End(at) };
-                    at = Offset::new(next, 0);
+                    let next = self.live_page_behind(number);
+                    if self.tail().page <= number {
+                        let Some(next) = next else { return Found::End(at) };
+                        at = Offset::new(next, 0);
+                    }
                 }
                 continue;
             }
@@ -183,7 +186,13 @@ impl<'a> Ring<'a> {
         }
         // The pages lie in their order, also where numbers were left out.
         let before = self.page(number + self.mem.layout.geometry.max_pages as u64 - 1).number();
-        (self.tail().page..number).contains(&before).then_some(before)
+        let live = self.tail().page..number;
+        if live.contains(&before) {
+            return Some(before);
+        }
+        // Before a number that no page has there may be one anywhere.
+        let places = 0..self.mem.layout.geometry.max_pages;
+        places.map(|place| Page::new(self.mem, place).number()).filter(|page| live.contains(page)).max()
     }
 }
 

@@ -292,7 +292,7 @@ impl Reader {
     /// The messages from here to the end as it is when it is reached. An [`Overwritten`](ReadError::Overwritten)
     /// among them is told, and the next one comes after it.
     pub fn try_iter(&mut self) -> TryRecords<'_> {
-        TryRecords { reader: self }
+        TryRecords { reader: self, ended: false }
     }
 
     /// What [`Channel::read_slice`](crate::Channel::read_slice) returns.
@@ -321,13 +321,20 @@ const END: Offset = Offset::from_u64(u64::MAX);
 #[derive(Debug)]
 pub struct TryRecords<'a> {
     reader: &'a mut Reader,
+    /// By an error that would come again and again.
+    ended: bool,
 }
 
 impl Iterator for TryRecords<'_> {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.reader.next_before(END).transpose()
+        if self.ended {
+            return None;
+        }
+        let next = self.reader.next_before(END);
+        self.ended = !matches!(next, Ok(_) | Err(ReadError::Overwritten(_)));
+        next.transpose()
     }
 }
 

@@ -70,7 +70,8 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    fn new(root: &Root, name: GroupName, group: usize, state: u64) -> Self {
+    /// Of a group: its number, which of the groups of that number it is, and its origin.
+    fn new(root: &Root, name: GroupName, (group, state, origin): (usize, u64, u64)) -> Self {
         let mem = root.memory();
         let page = match root.is_inherited() {
             true => 0,
@@ -79,7 +80,6 @@ impl Position {
         // Receivers begin at different cells, so as not to share a line, and before the rows.
         let cell = receiver_number() % mem.layout.geometry.max_held.min(mem.layout.rows());
         let hand = Hand::new(root.file.id.index, page, cell);
-        let origin = if root.is_inherited() { 0 } else { Group::of(mem, group, state).origin() };
         let (loan, lent, loans) = (Loan::default(), Vec::new(), Vec::new());
         Self { name, origin, group, state, hand, loan, lent, loans, follows: true, owed: None }
     }
@@ -149,12 +149,13 @@ impl Position {
     /// Goes on where the group was moved to. False if it was not, but removed.
     #[cold]
     pub(crate) fn follow(&mut self, root: &Root) -> bool {
-        let found = Group::find(root.memory(), &self.name);
+        debug_assert!(self.lent.is_empty());
+        let found = Group::find_with_origin(root.memory(), &self.name);
         let is_another = |group: &Group<'_>| (group.number(), group.state()) != (self.group, self.state);
-        let moved = found.filter(|group| group.origin() == self.origin && is_another(group));
-        if let Some(group) = moved {
+        let moved = found.filter(|(group, origin)| *origin == self.origin && is_another(group));
+        if let Some((group, origin)) = moved {
             let follows = self.follows;
-            *self = Self { follows, ..Self::new(root, self.name.clone(), group.number(), group.state()) };
+            *self = Self { follows, ..Self::new(root, self.name.clone(), (group.number(), group.state(), origin)) };
         }
         moved.is_some()
     }
@@ -277,7 +278,8 @@ impl Position {
 
     /// One more claim without waiting; an error that must not be lost is kept for the next receive.
     fn more(&mut self, root: &Root, want: Want) -> bool {
-        let more = self.attempt(root, want, true);
+        // Where the group was moved, the next receive goes on there: these are of the one before.
+        let more = self.look(root, want, true);
         if let Err(TryRecvError::Lagged(n)) = more {
             self.owed = Some(RecvError::Lagged(n));
         }
@@ -322,8 +324,9 @@ impl Position {
 }
 
 impl Receiver {
-    pub(crate) fn new(root: Arc<Root>, name: GroupName, group: usize, state: u64) -> Self {
-        let at = Position::new(&root, name, group, state);
+    /// Of a group: its number, which of the groups of that number it is, and its origin.
+    pub(crate) fn new(root: Arc<Root>, name: GroupName, group: (usize, u64, u64)) -> Self {
+        let at = Position::new(&root, name, group);
         Self { root, at }
     }
 
@@ -575,7 +578,8 @@ impl Receiver {
 
 impl Clone for Receiver {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.root), self.at.name.clone(), self.at.group, self.at.state)
+        let Position { name, group, state, origin, .. } = &self.at;
+        Self::new(Arc::clone(&self.root), name.clone(), (*group, *state, *origin))
     }
 }
 

@@ -159,7 +159,11 @@ fn survey(mem: Memory<'_>, cause: Cause, known: Known, mut progress: impl FnMut(
     };
     let mut found: Vec<Option<Found>> = (0..of).map(look).collect();
     let newest = found.iter().flatten().map(|found| found.page).max().unwrap_or(0);
+    // The tail only rises: what lies before it had been given up, and counted. (What is damaged may say anything.)
+    let tail = Tail::of(mem.tail().load(Relaxed)).page;
+    let given_up = if cause != Cause::Damaged && tail < known.page_limit { tail } else { 0 };
     for found in &mut found {
+        found.take_if(|found| found.page < given_up);
         found.take_if(|found| mem.layout.comes_after(known.era, found.page) <= newest);
     }
     Survey { cause, known, found }

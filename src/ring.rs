@@ -339,6 +339,9 @@ impl<'a> Ring<'a> {
     /// PREPARED -> OPEN, for the page that the head names. True if the page is open and has room.
     fn open(&self, cell: &mut OpCell<'_>, number: u64, now: u64) -> bool {
         let page = self.page(number);
+        // Before it is seen to be PREPARED: then it is the time of the page before, and no later one's.
+        let before = self.layout().place(number + self.layout().geometry.max_pages as u64 - 1);
+        let before = Page::new(self.mem, before).word(Layout::PAGE_OPENED_AT).load(Acquire); // ORDER[open]
         if page.number() == number && page.cursor().state == PageState::Prepared {
             let lap = self.layout().lap(number);
             if lap != 0 && lap.is_multiple_of(CLEAR_EVERY_LAPS) {
@@ -347,8 +350,6 @@ impl<'a> Ring<'a> {
             // Relaxed: a time; ORDER[open] publishes it, as it did that of the page before. Who is late, and
             // finds the page opened by somebody else, or even turned, read the clock before that: what it
             // adds is not later than when that page was opened, and so makes nothing younger than it is.
-            let before = self.layout().place(number + self.layout().geometry.max_pages as u64 - 1);
-            let before = Page::new(self.mem, before).word(Layout::PAGE_OPENED_AT).load(Relaxed);
             page.word(Layout::PAGE_OPENED_AT).fetch_max(now.max(before), Relaxed);
         }
         let open = |c: Cursor| (c.state == PageState::Prepared).then_some(Cursor { state: PageState::Open, ..c });

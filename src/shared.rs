@@ -571,7 +571,7 @@ impl Shared {
     }
 
     fn watch(&self) {
-        let mut groups = vec![None; self.groups.len()];
+        let (mut groups, mut end) = (vec![None; self.groups.len()], Offset::default());
         loop {
             let asleep = self.asleep.load(Acquire);
             if asleep & STOP != 0 {
@@ -583,13 +583,13 @@ impl Shared {
             }
             if self.file.read_only {
                 // Nobody can wake it: it has no word in the file.
-                self.look_for_readers(self.has_handles() && !self.ring().head().closed);
+                self.look_for_readers(self.has_handles() && !self.ring().head().closed, &mut end);
                 let _ = futex::wait(&self.asleep, futex::Flags::PRIVATE, asleep, Some(&tick()));
                 continue;
             }
             self.asleep.fetch_and(!NUDGE, SeqCst);
             let armed = self.arm();
-            self.look(&mut groups);
+            self.look(&mut groups, &mut end);
             if self.asleep.load(SeqCst) & STOP == 0 {
                 let _ = futex::wait(self.own_word(), futex::Flags::empty(), armed, Some(&tick()));
             }
@@ -601,22 +601,25 @@ impl Shared {
         self.asleep.load(SeqCst) & STOP != 0
     }
 
-    /// Wakes the readers if the first of them has something to read, or nobody is left who could send.
-    fn look_for_readers(&self, connected: bool) {
+    /// Wakes the readers if the first of them has something to read, or the ring has gone on, or nobody is left who
+    /// could send.
+    fn look_for_readers(&self, connected: bool, end: &mut Offset) {
         if self.readers.is_empty() || self.has_ended() {
             return;
         }
         let at = self.readers_at.load(SeqCst);
         let has_more = || at != u64::MAX && !matches!(self.ring().find(Offset::from_u64(at)), Found::End(_));
-        if !connected || has_more() {
+        let before = std::mem::replace(end, self.ring().end());
+        if !connected || *end != before || has_more() {
             // Before they are woken: who says where it stands after this finds it in the list the next time.
             self.readers_at.store(u64::MAX, SeqCst);
             self.readers.wake_all();
         }
     }
 
-    /// What a wake that never came would have told. `groups` is which groups there were last time.
-    fn look(&self, groups: &mut [Option<u64>]) {
+    /// What a wake that never came would have told. `groups` is which groups there were last time, `end` where the
+    /// ring ended then.
+    fn look(&self, groups: &mut [Option<u64>], end: &mut Offset) {
         let ring = self.ring();
         if let Err(error) = self.file.raise_page_limit() {
             tracing::warn!(%error, "the limit of page numbers could not be raised");
@@ -646,7 +649,7 @@ impl Shared {
                 Some(_) => {}
             }
         }
-        self.look_for_readers(connected);
+        self.look_for_readers(connected, end);
         if !self.has_ended() {
             // Who waits for a change of holders waits for deaths in other files, too: each looks for itself.
             self.moves.wake_all();

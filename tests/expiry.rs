@@ -650,3 +650,47 @@ fn it_has_limits() {
     grow_old();
     assert_eq!(rx.try_recv().unwrap_err(), TryRecvError::Empty);
 }
+
+/// What was given up before the power went does not come back to be given up again.
+#[test]
+fn what_expired_is_counted_once_also_over_a_recovery() {
+    let (dir, channel) = open_new(small().max_age(Duration::from_millis(50)));
+    let copy = dir.join("copy.chan");
+    let _rx = channel.blocking_subscribe("g").unwrap();
+    send(&channel.sender(), 0..2, 50);
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!((channel.groups()[0].expired, channel.groups()[0].lag), (2, 0));
+    channel.blocking_sync().unwrap();
+    std::fs::copy(dir.file(), &copy).unwrap();
+    let again = Options::new().blocking_open(&copy).unwrap();
+    assert!(again.recovered().is_some());
+    assert_eq!((again.groups()[0].expired, again.groups()[0].lag), (2, 0));
+}
+
+/// A group can be made also where the last page of a closed channel expires meanwhile.
+#[test]
+fn groups_are_made_in_a_closed_channel_whose_last_page_expires() {
+    within(60, || {
+        let (_dir, channel) = open_new(small().max_age(Duration::from_millis(30)));
+        let mut rx = channel.blocking_subscribe("g").unwrap();
+        send(&channel.sender(), 0..2, 50);
+        let last = channel.read_slice(channel.first_offset(), 2).unwrap().records[1].offset();
+        channel.close();
+        thread::sleep(Duration::from_millis(60));
+        let enough = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !enough.load(Ordering::SeqCst) {
+                    let _ = rx.try_recv();
+                }
+            });
+            let made: Result<(), _> = (0..200).try_for_each(|_| {
+                drop(channel.blocking_subscribe_from("h", Start::At(last))?);
+                channel.remove_group("h", false).unwrap();
+                Ok::<(), disk_chan::SubscribeError>(())
+            });
+            enough.store(true, Ordering::SeqCst);
+            made.unwrap();
+        });
+    });
+}

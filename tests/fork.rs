@@ -81,6 +81,7 @@ fn every_handle_is_an_error_in_the_child() {
             assert_eq!(reader.try_read(), Err(TryReadError::Forked));
             assert_eq!(reader.try_read_back(), Err(TryReadError::Forked));
             assert_eq!(reader.blocking_read(), Err(ReadError::Forked));
+            assert_eq!((reader.try_iter().count(), child_channel.page(0).count()), (1, 1), "the error, once");
             assert_eq!(child_channel.read_slice(Offset::default(), 1), Err(ReadError::Forked));
             assert!(matches!(child_channel.page_bytes(0), Err(PageBytesError::Forked)));
             assert_eq!((child_channel.pages().len(), child_channel.first_offset()), (0, Offset::default()));

@@ -914,3 +914,42 @@ fn a_partition_whose_group_was_moved_is_shared_again_and_read_in_order() {
         }
     });
 }
+
+/// A worker that always has some leases out lets a partition go all the same.
+#[test]
+fn one_who_leases_without_a_pause_shares() {
+    within(60, || {
+        let (_dir, all) = new(4);
+        let [mut busy, mut late] = [0, 1].map(|_| all.blocking_subscribe("g").unwrap());
+        let enough = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let tx = all.sender();
+                for n in (0..).take_while(|_| !enough.load(SeqCst)) {
+                    if tx.try_send(u32::to_le_bytes(n), stamp(n, 0)).is_err() || n % 16 == 0 {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            });
+            scope.spawn(|| {
+                let mut out = VecDeque::new();
+                while !enough.load(SeqCst) {
+                    if let Ok((_, lease)) = busy.lease_for(Duration::from_millis(20)) {
+                        out.push_back(lease);
+                    }
+                    while out.len() > 8 {
+                        out.pop_front().unwrap().ack().unwrap();
+                    }
+                }
+            });
+            let mut got = 0;
+            while got < 100 {
+                if let Ok((_, lease)) = late.lease_for(Duration::from_millis(50)) {
+                    lease.ack().unwrap();
+                    got += 1;
+                }
+            }
+            enough.store(true, SeqCst);
+        });
+    });
+}

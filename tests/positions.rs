@@ -2,8 +2,10 @@
 
 mod common;
 
-use common::{Rng, body, drain_numbers, number, open_new, seed, send, small, small_channel, within};
+use common::{Rng, body, child_argument, drain_numbers, number, open_new, seed, send, small, small_channel, within};
 use disk_chan::{AckError, Channel, MoveGroupError, Offset, RecvError, RemoveGroupError, Start, TryRecvError};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -258,4 +260,87 @@ mod json {
         assert!(matches!(&refused, Err(ImportGroupsError::Group { name, .. }) if name.as_str() == "g"), "{refused:?}");
         assert!(drain_numbers(&mut rx).is_empty());
     }
+}
+
+/// Batches that are out when the group is moved are of the group before: nothing of them is forgotten.
+#[test]
+fn batches_are_received_while_the_group_is_moved() {
+    within(60, || {
+        let (_dir, channel) = open_new(small().page_size(1 << 20).max_held(1500));
+        let tx = channel.sender();
+        send(&tx, 0..5000, 8);
+        let full = AtomicUsize::new(0);
+        let mut rx = channel.blocking_subscribe("g").unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while let Ok(batch) = rx.blocking_recv_many(1000) {
+                    assert!(!batch.is_empty(), "it was asked to wait for some");
+                    full.fetch_add(1, SeqCst);
+                }
+                drop(rx);
+            });
+            let mut moved = 0;
+            while moved < 100 || full.load(SeqCst) < 20 {
+                let to = if moved % 2 == 0 { Start::Oldest } else { Start::Newest };
+                channel.seek_group("g", to, true).unwrap();
+                moved += 1;
+            }
+            channel.close();
+        });
+        // Nothing is held any more, and every number of a group is free again.
+        channel.remove_group("g", false).unwrap();
+        let rest: Vec<_> = (0..8).map(|n| channel.blocking_subscribe(n).unwrap()).collect();
+        assert_eq!(channel.groups().iter().map(|group| group.held).sum::<usize>(), 0);
+        drop(rest);
+    });
+}
+
+#[test]
+fn a_clone_goes_on_where_the_group_was_moved_to() {
+    let (_dir, channel) = small_channel();
+    send(&channel.sender(), 0..2, 50);
+    let mut rx = channel.blocking_subscribe("g").unwrap();
+    for _ in 0..3 {
+        channel.seek_group("g", Start::Oldest, false).unwrap();
+        let mut clone = rx.clone();
+        channel.seek_group("g", Start::Oldest, false).unwrap();
+        assert_eq!(number(&clone.clone().try_recv().unwrap()), 0);
+        assert_eq!(number(&clone.try_recv().unwrap()), 1);
+        channel.seek_group("g", Start::Oldest, false).unwrap();
+        assert_eq!(drain_numbers(&mut rx), [0, 1]);
+    }
+}
+
+/// A child that moves the group again and again.
+#[test]
+fn child() {
+    let Some(path) = child_argument() else { return };
+    let channel = small().blocking_open(path).unwrap();
+    loop {
+        channel.seek_group("g", Start::Oldest, true).unwrap();
+    }
+}
+
+#[test]
+fn a_group_that_was_removed_stays_so_though_somebody_died_who_moved_it() {
+    within(120, || {
+        for n in 0..20 {
+            let (dir, channel) = small_channel();
+            send(&channel.sender(), 0..2, 50);
+            let mut rx = channel.blocking_subscribe("g").unwrap();
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "child"]).env("DISK_CHAN_TEST_CHILD", dir.file());
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            // Once it is at work, at any point of that.
+            while rx.try_recv().map(drop) != Err(TryRecvError::Empty) {}
+            while rx.try_recv().map(drop).is_err() {}
+            thread::sleep(Duration::from_micros(n * 137));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            channel.remove_group("g", true).unwrap();
+            assert!(channel.groups().is_empty());
+            drop(small().blocking_open(dir.file()).unwrap());
+            assert!(channel.groups().is_empty(), "it came back");
+        }
+    });
 }

@@ -374,3 +374,38 @@ fn headers_come_with_what_is_read() {
     assert_eq!((raw[0].key(), &*raw[0], &*raw[1]), (Some(&b"customer 7"[..]), &b"hello"[..], &b"plain"[..]));
     assert_eq!(raw[0].headers().iter().count(), 1);
 }
+
+#[test]
+fn back_and_forth_from_numbers_that_no_page_has() {
+    let (dir, channel) = open_new(small().max_pages(4));
+    let copy = dir.join("copy.chan");
+    send(&channel.sender(), 0..2, 50);
+    // As after a loss of power: page numbers go on much higher.
+    std::fs::copy(dir.file(), &copy).unwrap();
+    let channel = Options::new().blocking_open(&copy).unwrap();
+    assert!(channel.recovered().is_some());
+    send(&channel.sender(), 2..3, 50);
+    for page in 1..9 {
+        let mut reader = channel.reader();
+        reader.seek(Start::At(Offset::from_u64(page << 20)));
+        assert_eq!(reader.try_read_back().map(|record| number(&record)), Ok(1), "back from page {page}");
+        reader.seek(Start::At(Offset::from_u64(page << 20)));
+        assert_eq!(reader.try_read().map(|record| number(&record)), Ok(2), "on from page {page}");
+    }
+}
+
+#[test]
+fn what_a_crashed_file_was_stays_as_it_was_when_it_was_opened_to_look() {
+    let (dir, channel) = open_new(small().max_pages(4).overflow(Overflow::DropOldest));
+    let copy = dir.join("copy.chan");
+    send(&channel.sender(), 0..150, 1000);
+    std::fs::copy(dir.file(), &copy).unwrap();
+    let looking = Options::new().read_only(true).blocking_open(&copy).unwrap();
+    let read = |channel: &Channel| -> Vec<u64> {
+        channel.reader().try_iter().map(|record| number(&record.unwrap())).collect()
+    };
+    let before = read(&looking);
+    let used = Options::new().blocking_open(&copy).unwrap();
+    send(&used.sender(), 150..800, 1000);
+    assert_eq!((read(&looking), looking.len()), (before, 150));
+}
