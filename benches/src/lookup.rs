@@ -16,6 +16,8 @@ const PAGE: usize = 16 << 20;
 const BATCH: usize = 64;
 /// Look-ups of each kind in a round.
 const LOOKUPS: u32 = 5000;
+/// Places in all parts of a ring.
+const FEW: usize = 32;
 
 /// A full ring, where the messages of each hundredth send are, and when they were sent.
 struct Ring {
@@ -47,31 +49,37 @@ fn fill(args: &Args, bytes: usize) -> Ring {
 }
 
 impl Ring {
-    /// Nanoseconds of finding and reading a message, at a random offset and a random time, and of reading the next.
-    fn round(&self, random: &mut u64) -> [f64; 3] {
+    /// Nanoseconds of finding and reading a message: at a random offset and a random time, in all of the ring; the same of
+    /// a few, in all parts of it, whose blocks the process has mapped already; and of reading the next one.
+    fn round(&self, random: &mut u64) -> [f64; 5] {
         let mut reader = self.channel.reader();
-        let mut any = || {
+        let all = self.offsets.len();
+        let mut any = |of: usize| {
             *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (*random >> 33) as usize % self.offsets.len()
+            (*random >> 33) as usize % of * (all / of)
         };
         let timed = |look: &mut dyn FnMut()| {
             let start = Instant::now();
             (0..LOOKUPS).for_each(|_| look());
             start.elapsed().as_secs_f64() * 1e9 / f64::from(LOOKUPS)
         };
-        let by_offset = timed(&mut || {
-            let at = self.offsets[any()];
-            reader.seek(Start::At(at));
-            assert_eq!(black_box(reader.try_read().unwrap()).offset(), at);
-        });
-        let by_time = timed(&mut || {
-            let time = self.times[any()];
-            reader.seek(Start::Time(time));
-            assert!(black_box(reader.try_read().unwrap()).sent_at() >= time);
-        });
+        let mut look = |of: usize| {
+            let by_offset = timed(&mut || {
+                let at = self.offsets[any(of)];
+                reader.seek(Start::At(at));
+                assert_eq!(black_box(reader.try_read().unwrap()).offset(), at);
+            });
+            let by_time = timed(&mut || {
+                let time = self.times[any(of)];
+                reader.seek(Start::Time(time));
+                assert!(black_box(reader.try_read().unwrap()).sent_at() >= time);
+            });
+            [by_offset, by_time]
+        };
+        let ([offset, time], [few_offset, few_time]) = (look(all), look(FEW));
         reader.seek(Start::At(self.offsets[0]));
         let next = timed(&mut || drop(black_box(reader.try_read().unwrap())));
-        [by_offset, by_time, next]
+        [offset, time, few_offset, few_time, next]
     }
 }
 
@@ -81,12 +89,12 @@ pub fn lookup(args: &Args, report: &mut Report) {
     let rings = sizes.map(|bytes| fill(args, bytes));
     println!(
         "\n# Finding a message\n\nNanoseconds, {} rounds of {LOOKUPS}; messages of {LEN} bytes, pages of {PAGE} bytes, the rings \
-         taking turns.\n\n{:>12} {:>7} {:>16} {:>16} {:>16}",
-        args.rounds, "ring, bytes", "pages", "random offset", "random time", "the next one",
+         taking turns.\n\n{:>12} {:>7} {:>14} {:>14} {:>14} {:>14} {:>14}",
+        args.rounds, "ring, bytes", "pages", "any offset", "any time", "of 32 offsets", "of 32 times", "the next one",
     );
     // The first looks at a message after it was written have the kernel map it again.
     let mut random = 1;
-    let mut figures = sizes.map(|_| [const { Vec::new() }; 3]);
+    let mut figures = sizes.map(|_| [const { Vec::new() }; 5]);
     for round in 0..=args.rounds {
         for (ring, figures) in rings.iter().zip(&mut figures) {
             let took = ring.round(&mut random);
@@ -97,10 +105,14 @@ pub fn lookup(args: &Args, report: &mut Report) {
     }
     let mut cells = vec![];
     for (ring, figures) in rings.iter().zip(&figures) {
-        let [offset, time, next] = figures.each_ref().map(|figures| Spread::of(figures).median);
-        println!("{:12} {:7} {offset:16.0} {time:16.0} {next:16.0}", ring.bytes, ring.bytes / PAGE);
-        let [offset, time, next] = figures.each_ref().map(|figures| Spread::json(figures));
-        cells.push(json!({ "bytes": ring.bytes, "offset_ns": offset, "time_ns": time, "next_ns": next }));
+        let medians = figures.each_ref().map(|figures| Spread::of(figures).median);
+        let medians: String = medians.iter().map(|median| format!(" {median:14.0}")).collect();
+        println!("{:12} {:7}{medians}", ring.bytes, ring.bytes / PAGE);
+        let [offset, time, few_offset, few_time, next] = figures.each_ref().map(|figures| Spread::json(figures));
+        let mapped = json!({ "offset_ns": few_offset, "time_ns": few_time });
+        cells.push(
+            json!({ "bytes": ring.bytes, "offset_ns": offset, "time_ns": time, "mapped": mapped, "next_ns": next }),
+        );
     }
     let span = rings.last().map(|ring| ring.times[ring.times.len() - 1].duration_since(ring.times[0]));
     let span = span.and_then(Result::ok).unwrap_or(Duration::ZERO);
