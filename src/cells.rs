@@ -328,6 +328,11 @@ impl<'a> ClaimCell<'a> {
         self.word().compare_exchange(from.0, to.0, SeqCst, Acquire).is_ok()
     }
 
+    /// Says of none of its messages that it is done. Nobody else has the file open.
+    pub fn forget_done(self) {
+        self.line[DONE].store(0, Relaxed);
+    }
+
     /// Whether nobody ever used it.
     pub fn is_new(self) -> bool {
         self.line.iter().all(|word| word.load(Acquire) == 0)

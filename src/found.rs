@@ -201,6 +201,10 @@ impl<'a> Group<'a> {
         live_pages(self.mem).for_each(|number| self.settle_cursor(number));
         let mut back = BTreeSet::new();
         for (number, cell) in self.cells().enumerate() {
+            if cell.load().state() == ClaimState::Returned {
+                // Its message is not; only who takes it next can say so.
+                cell.forget_done();
+            }
             if let Some(seen) = cell.read()
                 && seen.word.state() != ClaimState::Free
                 && !(seen.offset().page() >= tail

@@ -236,7 +236,11 @@ impl<'a> User<'a> {
             sum ^= ring.committed(page, 0);
         }
         for group in Group::all(self.mem) {
-            sum ^= group.held_and_returned()[0] as u64 ^ group.lag(&ring).messages ^ group.position(&ring).as_u64() ^ group.lagged() ^ group.damaged();
+            sum ^= group.held_and_returned()[0] as u64
+                ^ group.lag(&ring).messages
+                ^ group.position(&ring).as_u64()
+                ^ group.lagged()
+                ^ group.damaged();
             sum ^= group.behind(&ring) ^ Count::ALL.iter().map(|c| group.count(*c)).sum::<u64>();
             sum ^= u64::from(group.name().is_some()) ^ u64::from(group.has_more(&ring));
         }
