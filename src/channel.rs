@@ -517,10 +517,7 @@ fn create(root: &Arc<Root>, name: &GroupName, start: Start) -> Result<Receiver, 
         let group = Group::create(&ring, name, start, |range| file.sync_range(range)).map_err(|e| match e {
             NotCreated::NotSynced(error) => SubscribeError::Io(error),
             NotCreated::TooMany => SubscribeError::TooManyGroups { max: ring.mem.layout.geometry.max_groups },
-            NotCreated::BeyondEnd(end) => match start {
-                Start::At(start) => SubscribeError::StartBeyondEnd { start, end },
-                Start::Oldest | Start::Newest | Start::Time(_) => SubscribeError::Busy,
-            },
+            NotCreated::BeyondEnd { start, end } => SubscribeError::StartBeyondEnd { start, end },
         })?;
         // Nobody can move it as long as this has the lock.
         Ok(Receiver::new(Arc::clone(root), name.clone(), (group.number(), group.state(), group.origin())))

@@ -73,7 +73,7 @@
 //!
 //! [`Channel::reader`] reads what is still in the ring, forward and backward, from any offset or time, and follows the
 //! end; [`Channel::read_slice`] some of it; [`Channel::page`] a page, and [`Channel::page_bytes`] its bytes, which
-//! [`records`] reads elsewhere. All of it are verified copies, which move no group and hold up nobody.
+//! [`records`] reads elsewhere. What comes of it are verified copies; it moves no group and holds up nobody.
 //! [`Channel::seek_group`] moves a group. [`Headers`] go with a message.
 //!
 //! # Partitions

@@ -114,7 +114,12 @@ pub enum NotCreated<E> {
     /// All numbers are in use.
     TooMany,
     /// Its start lies beyond this end.
-    BeyondEnd(Offset),
+    BeyondEnd {
+        /// The start.
+        start: Offset,
+        /// The end.
+        end: Offset,
+    },
 }
 
 impl<'a> Group<'a> {
@@ -175,8 +180,8 @@ impl<'a> Group<'a> {
         Self::create_after(None, ring, name, start, sync)
     }
 
-    /// Moves a group: another one takes its name and its receivers, and this one is removed. The other one has
-    /// been made when that fails.
+    /// Moves a group: another one takes its name and its receivers, and this one is removed. If it fails, the
+    /// other one may have been made.
     pub fn go_on_at<E>(
         self,
         ring: &Ring<'a>,
@@ -198,10 +203,12 @@ impl<'a> Group<'a> {
         sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>,
     ) -> Result<Self, NotCreated<E>> {
         let mem = ring.mem;
-        if let Start::At(offset) = start
-            && offset > ring.end()
+        // Before it is anything: where it can start only moves on.
+        let end = ring.end();
+        if let Start::At(start) = start
+            && start > end
         {
-            return Err(NotCreated::BeyondEnd(ring.end()));
+            return Err(NotCreated::BeyondEnd { start, end });
         }
         let number = (0..mem.layout.geometry.max_groups).find(|&g| Self::is_vacant(mem, g));
         let number = number.ok_or(NotCreated::TooMany)?;

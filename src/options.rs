@@ -221,8 +221,9 @@ impl Options {
     /// Opens the channel only to look at it, with a file that cannot be written, too. Not stored.
     ///
     /// Nothing is written, not even that somebody looks, and the channel may be in use, or in need of
-    /// recovery. Messages can be read without a group, and statistics are there; sending, subscribing and changing groups are errors that say
-    /// `ReadOnly`. It is never created.
+    /// recovery: then a recovered copy of it, as large as the file, is made in memory of this process. Messages
+    /// can be read without a group, and statistics are there; sending, subscribing and changing groups are
+    /// errors that say `ReadOnly`. It is never created.
     pub fn read_only(mut self, yes: bool) -> Self {
         self.read_only = yes;
         self

@@ -47,7 +47,7 @@ impl Channel {
             if held > 0 && !force {
                 return Err(MoveGroupError::InUse { held });
             }
-            group.go_on_at(&ring, to, sync).map_err(|why| self.not_moved(why, to))
+            group.go_on_at(&ring, to, sync).map_err(|why| self.not_moved(why))
         });
         self.root.wake_everybody();
         moved
@@ -88,7 +88,7 @@ impl Channel {
         if Group::find(ring.mem, name).is_some() {
             return Err(MoveGroupError::AlreadyExists);
         }
-        Group::create(&ring, name, start, sync).map(drop).map_err(|why| self.not_moved(why, start))
+        Group::create(&ring, name, start, sync).map(drop).map_err(|why| self.not_moved(why))
     }
 
     /// Does something under the open lock; it is given how to bring bytes to the disk.
@@ -101,14 +101,11 @@ impl Channel {
         file.with_open_lock(|_| change(&|range| file.sync_range(range)))?.ok_or(MoveGroupError::Busy)?
     }
 
-    fn not_moved(&self, why: NotCreated<io::Error>, start: Start) -> MoveGroupError {
-        match (why, start) {
-            (NotCreated::NotSynced(error), _) => MoveGroupError::Io(error),
-            (NotCreated::TooMany, _) => {
-                MoveGroupError::TooManyGroups { max: self.root.memory().layout.geometry.max_groups }
-            }
-            (NotCreated::BeyondEnd(end), Start::At(start)) => MoveGroupError::StartBeyondEnd { start, end },
-            (NotCreated::BeyondEnd(_), _) => MoveGroupError::Busy,
+    fn not_moved(&self, why: NotCreated<io::Error>) -> MoveGroupError {
+        match why {
+            NotCreated::NotSynced(error) => MoveGroupError::Io(error),
+            NotCreated::TooMany => MoveGroupError::TooManyGroups { max: self.root.memory().layout.geometry.max_groups },
+            NotCreated::BeyondEnd { start, end } => MoveGroupError::StartBeyondEnd { start, end },
         }
     }
 

@@ -156,7 +156,7 @@ impl<'a> Ring<'a> {
     }
 
     /// When the last message of a page was sent, in unix milliseconds.
-    pub fn newest_in(&self, page: Page<'a>) -> Option<u64> {
+    fn newest_in(&self, page: Page<'a>) -> Option<u64> {
         let number = page.number();
         let (offset, record) = self.last_committed(page, number, self.mem.layout.slots)?;
         page.sent_at(record, offset)
