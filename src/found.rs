@@ -249,3 +249,29 @@ impl<'a> Group<'a> {
             && !self.is_done(number, index)
     }
 }
+
+#[cfg(all(test, not(disk_chan_loom)))]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use crate::cells::ClaimCell;
+
+    /// A file may say that a message which was given back is done. Whoever has it then still has it.
+    #[test]
+    fn what_was_given_back_is_not_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().page_size(64 << 10).max_pages(2).max_groups(2).max_held(4);
+        let channel = options.blocking_open(dir.path().join("test.chan")).unwrap();
+        channel.sender().blocking_send("once more").unwrap();
+        let mut rx = channel.blocking_subscribe("g").unwrap();
+        drop(rx.try_lease().unwrap());
+        let (mem, ring) = (channel.root.memory(), channel.root.ring());
+        let cell = (0..4).find(|&cell| ClaimCell::new(mem, 0, cell).load().state() == ClaimState::Returned);
+        let done = &mem.claim_cell(0, cell.expect("it was given back"))[7];
+        done.store(done.load(Relaxed) | u64::from(u32::MAX), Relaxed);
+        settle(&ring);
+        let message = rx.try_recv().unwrap();
+        Group::all(mem).for_each(Group::settle);
+        assert_eq!((&*message, channel.groups()[0].lag), (&b"once more"[..], 1));
+    }
+}
