@@ -201,7 +201,7 @@ impl Shared {
                 _ => letters.try_send(WithHeaders::from_region(letter, block.len())),
             };
             if let Err(error) = sent {
-                tracing::debug!(%error, %offset, "no room for a dead letter");
+                event!(debug, "no room for a dead letter", error = error, offset = offset);
                 cell.put_back(held);
                 return;
             }
@@ -215,6 +215,6 @@ impl Shared {
             let last = group.settle_done(cell, held.to(ClaimState::Done), offset);
             self.after_ack(group, offset, last);
         }
-        tracing::debug!(%offset, "a message became a dead letter");
+        event!(debug, "a message became a dead letter", offset = offset);
     }
 }

@@ -152,7 +152,7 @@ impl OpenFile {
         }
         open.id = attach(path, &open.file, open.memory())?;
         sys::unlock(&open.file, LockByte::OpenLock).map_err(failed(path, "unlock it"))?;
-        tracing::debug!(path = %path.display(), open = open.id.index, freed, "opened");
+        event!(debug, "opened", path = path.display(), open = open.id.index, freed = freed);
         Ok(open)
     }
 
@@ -183,7 +183,7 @@ impl OpenFile {
                 mark(header, ([0; 2], 0, 0));
                 write(header)?;
             }
-            tracing::info!(path = %path.display(), ?cause, "recovering");
+            event!(info, "recovering", path = path.display(), cause = format_args!("{cause:?}"));
             if cause == Cause::Poisoned {
                 if coherent {
                     // What was done is not handed out again: nothing was lost but the syncs.
@@ -199,7 +199,7 @@ impl OpenFile {
             // The header is on disk before the poison is gone.
             write(header)?;
             self.map.memory().poison().store(0, Relaxed);
-            tracing::info!(path = %path.display(), report = ?recovered.report, "recovered");
+            event!(info, "recovered", path = path.display(), report = format_args!("{:?}", recovered.report));
             self.recovered = Some(recovered.report);
         } else if header.clean || (header.boot_id, header.device, header.inode) != here {
             // Before anything else is stored.
@@ -361,7 +361,7 @@ impl OpenFile {
         let freed = self.with_open_lock_for(Duration::ZERO, |_| self.free_the_dead());
         let freed = freed.ok().flatten().unwrap_or(0);
         if freed > 0 {
-            tracing::debug!(path = %self.path.display(), freed, "cleaned up after the dead");
+            event!(debug, "cleaned up after the dead", path = self.path.display(), freed = freed);
         }
         cleaned || freed > 0
     }
@@ -440,9 +440,9 @@ impl OpenFile {
         }
         // Foreign code, and so only now.
         if let Err(error) = left {
-            tracing::warn!(path = %self.path.display(), %error, "not left clean");
+            event!(warn, "not left clean", path = self.path.display(), error = error);
         }
-        tracing::debug!(path = %self.path.display(), open = self.id.index, "closed");
+        event!(debug, "closed", path = self.path.display(), open = self.id.index);
     }
 
     fn leave_clean(&self) -> io::Result<()> {
@@ -490,7 +490,7 @@ fn checked(map: &Map, synced: io::Result<()>) -> io::Result<()> {
         let said = u64::from(error.raw_os_error().unwrap_or(0).unsigned_abs());
         // Whoever was first; with a number that is not zero.
         let _ = map.memory().poison().compare_exchange(0, 1 + said, AcqRel, Relaxed);
-        tracing::error!(%error, "a sync failed: the channel is poisoned");
+        event!(error, "a sync failed: the channel is poisoned", error = error);
     })
 }
 

@@ -140,6 +140,10 @@
 #![cfg_attr(any(disk_chan_loom, fuzzing), allow(dead_code, missing_docs))]
 
 #[cfg(not(disk_chan_loom))]
+#[macro_use]
+mod event;
+
+#[cfg(not(disk_chan_loom))]
 mod balance;
 #[cfg(not(disk_chan_loom))]
 mod channel;
@@ -238,7 +242,7 @@ mod power_loss;
 
 pub use error::*;
 pub use headers::{Headers, HeadersIter, HeadersRef, Payload, WithHeaders};
-pub use name::{GroupName, Offset};
+pub use name::{GroupName, Offset, ParseOffsetError};
 pub use options::{Create, Durability, Options, Overflow, Start};
 pub use recovery::{Cause, RecoveryProgress, RecoveryReport};
 

@@ -1,8 +1,9 @@
 //! Names of groups, and offsets.
 #![forbid(unsafe_code)]
 
-use crate::layout::INDEX_BITS;
+use crate::layout::{INDEX_BITS, MAX_PAGE_NUMBER};
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// The name of a group: 1 to 128 bytes. Number 7 is the group named "7".
@@ -105,6 +106,29 @@ impl fmt::Display for Offset {
         write!(f, "{}:{}", self.page(), self.index())
     }
 }
+
+impl FromStr for Offset {
+    type Err = ParseOffsetError;
+
+    /// Reads `page:index`, as it is displayed, or the number that [`as_u64`](Self::as_u64) gives.
+    fn from_str(text: &str) -> Result<Self, ParseOffsetError> {
+        let parsed = match text.split_once(':') {
+            None => text.parse().ok(),
+            Some((page, index)) => match (page.parse::<u64>(), index.parse::<u64>()) {
+                (Ok(page), Ok(index)) if page <= MAX_PAGE_NUMBER && index < 1 << INDEX_BITS => {
+                    Some(page << INDEX_BITS | index)
+                }
+                _ => None,
+            },
+        };
+        parsed.map(Self).ok_or(ParseOffsetError(()))
+    }
+}
+
+/// The text is no [`Offset`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no offset: neither page:index nor a number")]
+pub struct ParseOffsetError(());
 
 impl fmt::Debug for Offset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -259,7 +259,7 @@ impl Options {
     }
 
     pub(crate) fn report_progress(&self, path: &Path, at: RecoveryProgress) {
-        tracing::debug!(path = %path.display(), pages = at.pages, of = at.of, messages = at.messages, "recovering");
+        event!(debug, "recovering", path = path.display(), pages = at.pages, of = at.of, messages = at.messages);
         if let Some(told) = &self.on_recovery.0 {
             told(at);
         }

@@ -131,7 +131,9 @@ impl Root {
             let named = thread::Builder::new().name("disk_chan syncer".into());
             match named.spawn(move || shared.run_syncs(interval)) {
                 Ok(handle) => *syncer = Some(handle),
-                Err(error) => tracing::warn!(%error, "no syncer: who asks for a sync waits for it on its own thread"),
+                Err(error) => {
+                    event!(warn, "no syncer: who asks for a sync waits for it on its own thread", error = error);
+                }
             }
         }
         syncer.is_some()
@@ -144,7 +146,7 @@ impl Root {
             let named = thread::Builder::new().name("disk_chan watcher".into());
             match named.spawn(move || shared.watch()) {
                 Ok(handle) => *watcher = Some(handle),
-                Err(error) => tracing::warn!(%error, "no watcher: only wakes of this process arrive"),
+                Err(error) => event!(warn, "no watcher: only wakes of this process arrive", error = error),
             }
         }
     }
@@ -622,7 +624,7 @@ impl Shared {
     fn look(&self, groups: &mut [Option<u64>], end: &mut Offset) {
         let ring = self.ring();
         if let Err(error) = self.file.raise_page_limit() {
-            tracing::warn!(%error, "the limit of page numbers could not be raised");
+            event!(warn, "the limit of page numbers could not be raised", error = error);
         }
         self.tend_a_share();
         if !self.file.is_poisoned() {

@@ -1,45 +1,106 @@
-//! The `disk-chan` command: measure a channel, send lines into one, receive lines from one.
+//! The `disk-chan` command: each subcommand in a file of its own.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod dead_letters;
+mod dump;
+mod face;
+mod groups;
+mod info;
+mod load;
+mod metrics;
 mod pipe;
 mod plan;
+mod repair;
+mod resize;
+mod tail;
+mod top;
+mod verify;
 
 use std::error::Error;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::face::Face;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// A channel that lives in a file
 #[derive(Parser)]
-#[command(name = "disk-chan", version)]
+#[command(name = "disk-chan", version, after_help = face::EXIT_STATUS)]
 struct Cli {
+    /// Print JSON, one value a line
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    Bench(bench::Args),
+    Info(info::Args),
+    Tail(tail::Args),
     Send(pipe::SendArgs),
     Recv(pipe::RecvArgs),
+    Groups(groups::Args),
+    DeadLetters(dead_letters::Args),
+    Top(top::Args),
+    Metrics(metrics::Args),
+    Verify(verify::Args),
+    Repair(repair::Args),
+    Resize(resize::Args),
+    Dump(dump::Args),
+    Load(load::Args),
+    Bench(bench::Args),
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  disk-chan completions bash > ~/.local/share/bash-completion/completions/disk-chan"
+    )]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Bench(args) => bench::run(&args),
-        Command::Send(args) => pipe::send(&args),
-        Command::Recv(args) => pipe::recv(&args),
+    let cli = Cli::parse();
+    let face = Face { json: cli.json };
+    let outcome = match &cli.command {
+        Command::Info(args) => info::run(args, face),
+        Command::Tail(args) => tail::run(args, face),
+        Command::Send(args) => pipe::send(args),
+        Command::Recv(args) => pipe::recv(args),
+        Command::Groups(args) => groups::run(args, face),
+        Command::DeadLetters(args) => dead_letters::run(args, face),
+        Command::Top(args) => top::run(args, face),
+        Command::Metrics(args) => metrics::run(args, face),
+        Command::Verify(args) => verify::run(args, face),
+        Command::Repair(args) => repair::run(args, face),
+        Command::Resize(args) => resize::run(args, face),
+        Command::Dump(args) => dump::run(args, face),
+        Command::Load(args) => load::run(args, face),
+        Command::Bench(args) => bench::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "disk-chan", &mut std::io::stdout());
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has enough.
+        Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("disk-chan: {}", with_causes(&*error));
-            ExitCode::FAILURE
+            face::exit_code(&*error)
         }
     }
+}
+
+fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// The error and its sources in one line, leaving out a source whose text the line already has.

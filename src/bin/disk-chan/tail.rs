@@ -1,0 +1,17 @@
+//! `disk-chan tail`.
+
+use std::path::PathBuf;
+
+use crate::Outcome;
+use crate::face::Face;
+
+/// Print messages without moving any group
+#[derive(clap::Args)]
+pub struct Args {
+    /// The channel
+    file: PathBuf,
+}
+
+pub fn run(args: &Args, _face: Face) -> Outcome<()> {
+    Err(format!("{}: not there yet", args.file.display()).into())
+}

@@ -1,0 +1,6 @@
+//! The command, through the real binary. Each part of it has a module.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod run;
+mod usage;
