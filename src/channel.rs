@@ -6,7 +6,7 @@ use crate::dead;
 use crate::durability;
 use crate::file::OpenFile;
 use crate::group::Group;
-use crate::layout::{Geometry, MAX_GROUP_NAME};
+use crate::layout::{Geometry, MAX_GROUP_NAME, SlotState};
 use crate::lifecycle::NotCreated;
 use crate::off_thread;
 use crate::opens::OpenId;
@@ -76,6 +76,12 @@ pub struct GroupStats {
 pub struct Stats {
     /// Messages in the ring.
     pub len: u64,
+    /// Bytes that its records take, their headers and what was skipped included.
+    pub bytes: u64,
+    /// When the oldest message in the ring was sent: now less that is its age.
+    pub oldest: Option<SystemTime>,
+    /// Messages in the ring that do not verify, as far as somebody found that.
+    pub damaged: u64,
     /// Pages in use.
     pub pages: usize,
     /// Pages that can be written before the oldest is needed.
@@ -90,6 +96,10 @@ pub struct Stats {
     pub syncs: u64,
     /// How long those took together.
     pub sync_time: Duration,
+    /// Times that a sender waited for room, until it had it or gave up.
+    pub waits_for_room: u64,
+    /// How long those took together.
+    pub wait_time: Duration,
     /// Every message below this is on stable storage.
     pub durable_offset: Offset,
     /// Whether it was closed.
@@ -279,17 +289,24 @@ impl Channel {
         }
         self.expire();
         let ring = self.root.ring();
-        let pages = ring.pages().count();
+        let pages = self.pages();
+        let [syncs, sync_time] = ring.mem.syncs().map(|word| word.load(Relaxed));
+        let [waits_for_room, wait_time] = ring.mem.waits_for_room().map(|word| word.load(Relaxed));
         Stats {
-            len: self.len(),
-            pages,
-            free_pages: ring.mem.layout.geometry.max_pages.saturating_sub(pages),
+            len: pages.iter().map(|page| page.len).sum(),
+            bytes: pages.iter().map(|page| page.bytes).sum(),
+            oldest: pages.iter().find_map(|page| page.oldest),
+            damaged: pages.iter().map(|page| page.damaged).sum(),
+            pages: pages.len(),
+            free_pages: ring.mem.layout.geometry.max_pages.saturating_sub(pages.len()),
             page_turns: ring.mem.page_turns().load(Relaxed),
             opens: OpenId::all(ring.mem).count(),
             handles: OpenId::all(ring.mem).map(|id| id.handles(ring.mem).load(Relaxed)).fold(0, u64::saturating_add),
             closed: self.is_closed(),
-            syncs: ring.mem.syncs()[0].load(Relaxed),
-            sync_time: Duration::from_micros(ring.mem.syncs()[1].load(Relaxed)),
+            syncs,
+            sync_time: Duration::from_micros(sync_time),
+            waits_for_room,
+            wait_time: Duration::from_micros(wait_time),
             durable_offset: self.durable_offset(),
             first_offset: ring.first(),
             end_offset: ring.end(),
@@ -355,13 +372,13 @@ impl Channel {
             return 0;
         }
         let ring = self.root.ring();
-        ring.pages().map(|page| ring.committed(page, 0)).sum()
+        ring.pages().map(|page| ring.count(page, SlotState::is_committed)).sum()
     }
 
     /// Whether the ring has no message.
     pub fn is_empty(&self) -> bool {
         let ring = self.root.ring();
-        self.root.is_inherited() || ring.pages().all(|page| ring.committed(page, 0) == 0)
+        self.root.is_inherited() || ring.pages().all(|page| ring.count(page, SlotState::is_committed) == 0)
     }
 
     /// Bytes that the ring has for messages and 32 bytes each for their headers.

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! control  block 0, 1       header, two checksummed copies: see `header.rs`
-//!          block 2          channel lines: head | tail | sleepers | page turns, syncs | page limit, opens used,
+//!          block 2          channel lines: head | tail | sleepers | page turns, syncs and their time,
+//!                           waits for room and their time (microseconds) | page limit, opens used,
 //!                           op cells used, era, poison | durable end
 //!          opens            max_opens lines: state, handles, sleepers
 //!          op cells         max_op_cells lines: what one running send says about itself
@@ -482,6 +483,13 @@ pub enum SlotState {
     Skipped,
     /// Its record does not verify.
     Damaged,
+}
+
+impl SlotState {
+    /// Whether a message is there.
+    pub fn is_committed(self) -> bool {
+        matches!(self, Self::Committed(_))
+    }
 }
 
 /// A slot word: `{tag 32, state 3, place in the record area in words 29}`.

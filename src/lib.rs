@@ -170,6 +170,8 @@ mod manifest;
 #[cfg(not(disk_chan_loom))]
 mod message;
 #[cfg(not(disk_chan_loom))]
+mod metrics;
+#[cfg(not(disk_chan_loom))]
 mod off_thread;
 #[cfg(not(disk_chan_loom))]
 mod pages;
@@ -252,6 +254,7 @@ pub use {
     dead::DeadLetter,
     iter::{IntoIter, IntoMessageStream, Iter, MessageStream, TryIter},
     message::{Lease, Message, OwnedMessage},
+    metrics::{Metric, MetricKind},
     pages::{PageInfo, PageRecords},
     partitioned::{PartitionOffset, Partitioned, PartitionedSender},
     partitioned_receiver::PartitionedReceiver,

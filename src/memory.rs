@@ -88,6 +88,12 @@ impl<'a> Memory<'a> {
         [&line[1], &line[2]]
     }
 
+    /// How often a sender waited for room, and how long that took together, in microseconds.
+    pub fn waits_for_room(&self) -> [&'a AtomicU64; 2] {
+        let line = self.channel_line(3);
+        [&line[3], &line[4]]
+    }
+
     /// The first page number that may not open until the limit is raised and synced.
     #[inline]
     pub fn page_limit(&self) -> &'a AtomicU64 {

@@ -19,6 +19,8 @@ pub struct PageInfo {
     pub first_offset: Offset,
     /// Messages in it.
     pub len: u64,
+    /// Messages in it that do not verify, as far as somebody found that.
+    pub damaged: u64,
     /// Bytes of it that its records take, their headers included.
     pub bytes: u64,
     /// When its first message was sent.
@@ -107,7 +109,8 @@ fn info(ring: &Ring<'_>, number: u64) -> Option<PageInfo> {
     let info = PageInfo {
         number,
         first_offset: Offset::new(number, 0),
-        len: ring.committed(number, 0),
+        len: ring.count(number, SlotState::is_committed),
+        damaged: ring.count(number, |slot| slot == SlotState::Damaged),
         bytes: (cursor.units.min(ring.mem.layout.data_words) * 8) as u64,
         oldest: (0..count).find_map(sent_at).map(time),
         newest: (0..count).rev().find_map(sent_at).map(time),

@@ -583,15 +583,14 @@ impl<'a> Ring<'a> {
         })
     }
 
-    /// Committed messages in page `number` from `index` on.
-    pub fn committed(&self, number: u64, index: usize) -> u64 {
+    /// The slots of page `number` that are such.
+    pub fn count(&self, number: u64, is_such: impl Fn(SlotState) -> bool) -> u64 {
         let page = self.page(number);
         let c = page.cursor();
         if c.lap != self.layout().cursor_lap(number) {
             return 0;
         }
-        let slots = index..c.count.min(self.layout().slots);
-        let count = slots.filter(|&i| matches!(page.slot(number, i), SlotState::Committed(_))).count();
+        let count = (0..c.count.min(self.layout().slots)).filter(|&i| is_such(page.slot(number, i))).count();
         if page.number() == number { count as u64 } else { 0 }
     }
 }

@@ -12,7 +12,7 @@ use crate::wait::{self, Place, WaitList};
 use rustix::thread::futex;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ pub struct Sleeper {
     place: Place,
     /// Whether it has the seat, and the watcher need not watch for it.
     seated: bool,
+    /// Since when it waits for room.
+    since: Option<Instant>,
 }
 
 /// Which list it waits in.
@@ -39,7 +41,7 @@ enum List {
 
 impl Sleeper {
     fn new(list: List) -> Self {
-        Self { root: None, list, place: None, seated: false }
+        Self { root: None, list, place: None, seated: false, since: None }
     }
 
     /// A receiver of a group.
@@ -91,6 +93,7 @@ impl Sleeper {
         if self.root.is_none() {
             root.begin_sleep(self.kind(), self.seated);
             self.root = Some(Arc::clone(root));
+            self.since = matches!(self.list, List::Room).then(Instant::now);
         }
         self.list(root).register(&mut self.place, waker);
         if !root.file.read_only {
@@ -113,7 +116,7 @@ impl Sleeper {
     fn leave(&mut self) -> bool {
         let Some(root) = self.take_root() else { return false };
         self.list(&root).remove(&mut self.place);
-        root.end_sleep(self.kind(), self.seated);
+        self.end(&root);
         true
     }
 
@@ -123,7 +126,16 @@ impl Sleeper {
         if !self.list(&root).remove(&mut self.place) {
             self.list(&root).wake_one();
         }
+        self.end(&root);
+    }
+
+    fn end(&mut self, root: &Root) {
         root.end_sleep(self.kind(), self.seated);
+        if let Some(since) = self.since.take() {
+            let [count, time] = root.memory().waits_for_room();
+            count.fetch_add(1, Relaxed); // statistics
+            time.fetch_add(since.elapsed().as_micros() as u64, Relaxed);
+        }
     }
 
     /// Polls until ready, the thread asleep in between. With a deadline goes what is returned if it
