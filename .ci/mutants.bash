@@ -4,13 +4,16 @@
 #   build WHAT    builds the tests of $work/repo; calls stop if they do not compile
 #   run TEST      runs one test, its output to $work/run.log; its status is the test's
 #
+# With SHARE=K/N they take each Nth breakage, from the one on that K modulo N says; the others are made, and not tried.
+#
 # A breakage is an exact replacement in a file of src/. The text to be replaced must be there exactly once: if the
 # code has changed, the script stops, so that it cannot go on testing nothing.
 
 root=$PWD
 only=${1:-}
 began=$SECONDS
-ran=0 survived=0
+made=0 ran=0 survived=0
+share=${SHARE:-0/1}
 
 stop() {
     echo "$*" >&2
@@ -35,7 +38,7 @@ prepare() {
 
 # mutant TEST WHAT FILE OLD NEW [FILE OLD NEW]...
 mutant() {
-    local test=$1 what=$2 status=0 result i
+    local test=$1 what=$2 status=0 result
     shift 2
     [[ "$test $what" == *"$only"* ]] || return 0
     python3 - "$work" "$@" <<'PY' || stop "cannot break: $what"
@@ -50,6 +53,11 @@ for file, old, new in zip(edits[::3], edits[1::3], edits[2::3], strict=True):
 for file, text in texts.items():
     open(f"{work}/repo/src/{file}", "w").write(text)
 PY
+    made=$((made + 1))
+    if (((made + ${share%/*}) % ${share#*/} != 0)); then
+        put_back "$@"
+        return
+    fi
     build "$what"
     # In a shell of its own, which keeps the word that it aborted to itself.
     (run "$test"; exit $?) >"$work/run.log" 2>&1 || status=$?
@@ -58,6 +66,12 @@ PY
     printf '%-9s %-45s %s\n' "$result" "$test" "$what"
     ran=$((ran + 1))
     [ "$result" = caught ] || survived=$((survived + 1))
+    put_back "$@"
+}
+
+# put_back [FILE OLD NEW]...
+put_back() {
+    local i
     for ((i = 1; i <= $#; i += 3)); do
         cp "$work/clean/src/${!i}" "$work/repo/src/${!i}"
     done
@@ -80,6 +94,6 @@ verdict() {
 
 # The end of the script: fails if a breakage was not caught.
 conclude() {
-    echo "$ran mutants, $survived survived, $((SECONDS - began)) s"
+    echo "$ran of $made mutants tried, $survived survived, $((SECONDS - began)) s"
     [ "$ran" -gt 0 ] && [ "$survived" = 0 ]
 }
