@@ -1,56 +1,6 @@
-//! The format of the file, format version 1: this page is its specification.
+//! The format of the file: its specification is `guide/format.md`, which is also a page of the public documentation.
 //!
-//! Everything is little-endian. The file is an array of 64-bit words, each accessed only as one
-//! atomic of that width, except the wake words, which the kernel's futex wants as 32 bits. A *line*
-//! is 128 bytes; hot words of different writers lie on different lines. A *block* is 4096 bytes.
-//!
-//! ```text
-//! control  block 0, 1       header, two checksummed copies: see `header.rs`
-//!          block 2          channel lines: head | tail | sleepers | page turns, syncs and their time,
-//!                           waits for room and their time (microseconds) | page limit, opens used,
-//!                           op cells used, era, poison | durable end
-//!          opens            max_opens lines: state, handles, sleepers
-//!          op cells         max_op_cells lines: what one running send says about itself
-//!          group lines      max_groups x 2 lines: the live words of a group, one of which says who holds it where it
-//!                           is one of several partitions (holder.rs); its counters
-//!          group entries    max_groups x 2 copies of 512 bytes: instance, {times moved 32, length of the name 32}, start,
-//!                           {instance 48, number 16} of the group that it was before it was first moved, name, and a
-//!                           checksum, XXH3-64, in the last word. Without a name it is of a removed group. Copy 0
-//!                           is on disk before copy 1 is written; copy 1 counts, if it verifies
-//!          claim cells      max_groups x max_held lines: what is handed out and not yet done (cells.rs)
-//! wake     max_opens lines  32-bit futex words: odd while somebody of that open wants to be woken
-//! page 0 .. max_pages - 1, page_size bytes each:
-//!          4 lines          page number | cursor | opened at, damage seen | check
-//!          per group        1 line: group cursor, check | ack words, 32 messages each
-//!          slot table       one word a message
-//!          records          the rest
-//! ```
-//!
-//! **Offset** = page number << 20 | index. **Place** of a page in the ring = page number mod
-//! max_pages; its **lap** = page number / max_pages. Page numbers go up by one, and jump where a recovery
-//! began a new *era*: it goes on at the synced page limit, above every number that was ever used.
-//!
-//! **Record**: word 0 `{length 32, flags 32}`, word 1 the offset, word 2 the send time (unix
-//! milliseconds), word 3 the checksum, then the *region*: as many bytes as the length says, padded with
-//! zeros to whole words. The checksum is XXH3-64 over (channel uuid, word 0, word 1, word 2, XXH3-64 of the
-//! region). The region is the message; with flag 1, [`HEADERS`], it is a header block and then the message.
-//! There are no other flags: a record that has one does not verify.
-//! A message exists if and only if its slot says committed in this lap and its record verifies.
-//!
-//! **Header block**: `{its own length 32, length of the key + 1 or 0 without one 16, key, pairs, zeros}`. The
-//! length is a multiple of 8, so that the message begins with a word, too; one that is 0, is no such multiple
-//! or is greater than that of the region belongs to no record: it does not verify. A pair is `{length of the
-//! name 8, name, length of the value 16, value}`; names are UTF-8, and not empty. The pairs end at the first
-//! that is none, as zeros are; a key that is longer than the block is none, and no pairs follow.
-//!
-//! Words that outlive a lap (slots, group cursors, ack words) carry a tag and are not cleared when
-//! the page is reused: a word with another tag reads as *untouched*. The rule for changing one:
-//! read it (acquire), then the page number; only if that is still the page one works for, CAS from
-//! exactly the value read; else stop. Tags have at least 24 bits of the lap; every
-//! [`CLEAR_EVERY_LAPS`] laps the tables of a page are cleared before it opens, so that no tag comes
-//! round again with an old word still there. A jump to a new era is less than half a round of the tags.
-//!
-//! **Checks** (XXH3-64) are valid only while the header says clean; see `clean.rs`.
+#![doc = include_str!("guide/format.md")]
 #![forbid(unsafe_code)]
 
 use crate::error::OpenError;

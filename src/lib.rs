@@ -24,6 +24,22 @@
 //! }
 //! ```
 //!
+//! ```text
+//!              oldest page                   being written
+//!  sender ─┐   ┌──────────┬──────────┬──────────┬──────────┬╌╌╌╌╌╌╌╌╌╌┐
+//!  sender ─┼─► │██████████│███░██████│██████████│█████     │   free   │   a ring of pages: one file, mapped by
+//!  sender ─┘   └──────────┴──────────┴──────────┴──────────┴╌╌╌╌╌╌╌╌╌╌┘   each process that has it open
+//!                          ▲  ▲   ▲             ▲
+//!                          │  │   │             └ group "audit": has had everything up to here
+//!                          │  │   └ group "billing": stands here; its receivers share what comes
+//!                          │  └ held by a receiver of "billing": comes again if that one dies
+//!                          └ before the slowest group, pages are used again
+//! ```
+//!
+//! Each group gets every message, and each message goes to one receiver of the group. A message is *done* when its
+//! [`Message`] is dropped or its [`Lease`] acknowledged, and comes again otherwise. A page is free when every group
+//! is done with it. [`guide`] has recipes, how to choose sizes, questions and answers, and the format of the file.
+//!
 //! # What is promised
 //!
 //! | after ... | a message whose `send` returned `Ok` | whose [`send_durable`](Sender::send_durable) or [`sync`](Channel::sync) returned `Ok` | handed out, not done | done |
@@ -157,6 +173,8 @@ mod durability;
 mod file;
 #[cfg(not(disk_chan_loom))]
 mod fork;
+#[cfg(not(disk_chan_loom))]
+pub mod guide;
 #[cfg(not(disk_chan_loom))]
 mod header;
 #[cfg(not(disk_chan_loom))]
