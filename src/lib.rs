@@ -146,7 +146,8 @@
 //! message that was handed out; `group`, `lifecycle`, `claim`, `extend` and `several` are the receiving
 //! side, `reap` is what the dead left there, `dead` are dead letters, `headers` what goes with a message; `read` is
 //! reading without a group, `raw` reading the bytes of a page; `opens` is who has the file open,
-//! `fork` what a child does not have; `wait` is sleeping and waking. `durability` is syncing; `create`,
+//! `fork` what a child does not have; `wait` is sleeping and waking, `watcher` looks for wakes
+//! that never came. `durability` is syncing; `create`,
 //! `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves, `found` what an
 //! open finds, `recovery` what it makes of the rest. `partitioned` is several channels in a directory, `manifest`
 //! says how many; `holder` is who holds which of them, `balance` who should, `holdings` does the one for the other,
@@ -217,6 +218,8 @@ mod shared;
 mod sleeper;
 #[cfg(not(disk_chan_loom))]
 mod sys;
+#[cfg(not(disk_chan_loom))]
+mod watcher;
 
 macro_rules! protocols {
     ($($vis:vis mod $name:ident;)*) => {$(

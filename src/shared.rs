@@ -1,10 +1,5 @@
-//! What all handles of one open share: the file, the sleepers of this process, and the watcher.
-//!
-//! **The watcher** is one thread for each open, started when somebody first sleeps whom it is to watch
-//! for. While somebody does it waits on the open's futex word in the file, at most 50 ms at a time, and
-//! then looks for what a wake that never came would have told: messages, deaths, room. While nobody
-//! does it waits without limit. All other sleepers wait on memory of the process without limit, but for
-//! one blocked thread, which watches for itself (sleeper.rs).
+//! What all handles of one open share: the file, the sleepers of this process and who wakes them, and the threads
+//! that watch and sync for them.
 #![forbid(unsafe_code)]
 
 use crate::durability::Syncs;
@@ -16,15 +11,15 @@ use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::ops::Liveness;
 use crate::options::Durability;
-use crate::read::Found;
 use crate::ring::{Blocked, Ring};
 use crate::wait::{self, WaitList};
+use crate::watcher::Watcher;
 use crate::{Channel, Full, GroupName, Offset};
 use crossbeam_utils::CachePadded;
 use rustix::thread::futex;
 use std::collections::BTreeSet;
 use std::ops::Deref;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
@@ -33,14 +28,6 @@ use std::time::Duration;
 const TICK_MS: u32 = 50;
 /// The longest that a wait lasts for what another process may tell.
 pub const TICK: Duration = Duration::from_millis(TICK_MS as u64);
-/// The watcher's orders, beside the number of sleepers: to end, and to look at once.
-const STOP: u32 = 1 << 31;
-const NUDGE: u32 = 1 << 30;
-
-fn tick() -> futex::Timespec {
-    futex::Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) }
-}
-
 /// The two kinds of sleepers, as the file's flag words and the opens' counts are ordered.
 pub const RECEIVERS: usize = 0;
 /// See [`RECEIVERS`].
@@ -54,15 +41,13 @@ pub struct Shared {
     groups: Box<[CachePadded<WaitList>]>,
     room: WaitList,
     readers: WaitList,
-    /// Where the first of the sleeping readers stands; `u64::MAX` if none does. It may be too low.
     readers_at: AtomicU64,
     /// Those who receive from several partitions, of which this is the first, and wait for a change of holders.
     moves: WaitList,
     /// The numbers of those, as far as they can hold one.
     members: Mutex<BTreeSet<usize>>,
-    /// Sleepers of this process that the watcher watches for, and its orders: what it waits on while idle.
-    asleep: AtomicU32,
-    watcher: Mutex<Option<JoinHandle<()>>>,
+    /// Looks for what nobody told.
+    pub watcher: Watcher,
     /// Whether one thread watches for itself.
     pub seat: AtomicBool,
     /// When the dead and the overdue were last looked for, in milliseconds.
@@ -101,8 +86,7 @@ impl Root {
             readers_at: AtomicU64::new(u64::MAX),
             moves: WaitList::default(),
             members: Mutex::default(),
-            asleep: AtomicU32::new(0),
-            watcher: Mutex::new(None),
+            watcher: Watcher::default(),
             seat: AtomicBool::new(false),
             tended_at: AtomicU32::new(uptime().wrapping_sub(TICK_MS)),
             turn: AtomicUsize::new(0),
@@ -139,18 +123,6 @@ impl Root {
         syncer.is_some()
     }
 
-    fn ensure_watcher(&self) {
-        let mut watcher = self.0.watcher.lock().unwrap_or_else(|e| e.into_inner());
-        if watcher.is_none() {
-            let shared = Arc::clone(&self.0);
-            let named = thread::Builder::new().name("disk_chan watcher".into());
-            match named.spawn(move || shared.watch()) {
-                Ok(handle) => *watcher = Some(handle),
-                Err(error) => event!(warn, "no watcher: only wakes of this process arrive", error = error),
-            }
-        }
-    }
-
     /// What all threads of this open share.
     pub fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.0)
@@ -164,16 +136,14 @@ impl Root {
         if seated {
             return;
         }
-        self.ensure_watcher();
-        if self.asleep.fetch_add(1, SeqCst) == 0 {
-            atomic_wait::wake_one(&self.asleep);
-        }
+        self.0.ensure_watcher();
+        self.watcher.begin();
     }
 
     /// Ends what `begin_sleep` began.
     pub fn end_sleep(&self, kind: usize, seated: bool) {
         if !seated {
-            self.asleep.fetch_sub(1, SeqCst);
+            self.watcher.end();
         }
         if self.is_entered() {
             self.file.id.sleepers(self.memory())[kind].fetch_sub(1, SeqCst);
@@ -183,9 +153,8 @@ impl Root {
     /// Has the watcher raise the limit of page numbers, if it is near.
     pub fn mind_page_limit(&self) {
         if self.file.page_limit_is_near() {
-            self.ensure_watcher();
-            self.asleep.fetch_or(NUDGE, SeqCst);
-            atomic_wait::wake_all(&self.asleep);
+            self.0.ensure_watcher();
+            self.watcher.nudge();
             self.poke(self.file.id);
         }
     }
@@ -198,13 +167,12 @@ impl Drop for Root {
             std::mem::forget(Arc::clone(&self.0));
             return;
         }
-        self.asleep.fetch_or(STOP, SeqCst);
-        atomic_wait::wake_all(&self.asleep);
+        self.watcher.stop();
         if self.is_entered() {
             self.poke(self.file.id);
         }
         self.syncs.stop();
-        for thread in [&self.watcher, &self.syncer] {
+        for thread in [&self.watcher.thread, &self.syncer] {
             let handle = thread.lock().unwrap_or_else(|e| e.into_inner()).take();
             // A waker that the thread woke may have dropped the last handle: it cannot join itself.
             if let Some(handle) = handle.filter(|h| h.thread().id() != thread::current().id()) {
@@ -329,7 +297,7 @@ impl Shared {
     }
 
     /// The same, of the dead only a share: what one of those who wait does in a tick.
-    fn tend_a_share(&self) {
+    pub fn tend_a_share(&self) {
         let turn = self.turn.fetch_add(1, Relaxed); // counts, and orders nothing
         self.tend_to(self.file.id.share(self.memory(), turn));
     }
@@ -370,6 +338,11 @@ impl Shared {
     /// Says where a reader stands that has registered; it looks again before it sleeps.
     pub fn reader_waits_at(&self, at: Offset) {
         self.readers_at.fetch_min(at.as_u64(), SeqCst);
+    }
+
+    /// Where the first of the sleeping readers stands; `u64::MAX` if none does. It may be too low.
+    pub fn readers_at(&self) -> &AtomicU64 {
+        &self.readers_at
     }
 
     /// The list of the senders that wait for room.
@@ -569,98 +542,6 @@ impl Shared {
             Blocked::HeldMessage => Full::HeldMessage,
             Blocked::TooManySending => Full::TooManySending,
             Blocked::PageLimit => Full::PageLimit,
-        }
-    }
-
-    fn watch(&self) {
-        let (mut groups, mut end) = (vec![None; self.groups.len()], Offset::default());
-        loop {
-            let asleep = self.asleep.load(Acquire);
-            if asleep & STOP != 0 {
-                return;
-            }
-            if asleep == 0 {
-                atomic_wait::wait(&self.asleep, 0);
-                continue;
-            }
-            if self.file.read_only {
-                // Nobody can wake it: it has no word in the file.
-                self.look_for_readers(self.has_handles() && !self.ring().head().closed, &mut end);
-                let _ = futex::wait(&self.asleep, futex::Flags::PRIVATE, asleep, Some(&tick()));
-                continue;
-            }
-            self.asleep.fetch_and(!NUDGE, SeqCst);
-            let armed = self.arm();
-            self.look(&mut groups, &mut end);
-            if self.asleep.load(SeqCst) & STOP == 0 {
-                let _ = futex::wait(self.own_word(), futex::Flags::empty(), armed, Some(&tick()));
-            }
-        }
-    }
-
-    /// Whether the open has ended: a waker that the watcher woke may have dropped the last handle.
-    pub fn has_ended(&self) -> bool {
-        self.asleep.load(SeqCst) & STOP != 0
-    }
-
-    /// Wakes the readers if the first of them has something to read, or the ring has gone on, or nobody is left who
-    /// could send.
-    fn look_for_readers(&self, connected: bool, end: &mut Offset) {
-        if self.readers.is_empty() || self.has_ended() {
-            return;
-        }
-        let at = self.readers_at.load(SeqCst);
-        let has_more = || at != u64::MAX && !matches!(self.ring().find(Offset::from_u64(at)), Found::End(_));
-        let before = std::mem::replace(end, self.ring().end());
-        if !connected || *end != before || has_more() {
-            // Before they are woken: who says where it stands after this finds it in the list the next time.
-            self.readers_at.store(u64::MAX, SeqCst);
-            self.readers.wake_all();
-        }
-    }
-
-    /// What a wake that never came would have told. `groups` is which groups there were last time, `end` where the
-    /// ring ended then.
-    fn look(&self, groups: &mut [Option<u64>], end: &mut Offset) {
-        let ring = self.ring();
-        if let Err(error) = self.file.raise_page_limit() {
-            event!(warn, "the limit of page numbers could not be raised", error = error);
-        }
-        self.tend_a_share();
-        if !self.file.is_poisoned() {
-            self.expire();
-        }
-        let connected = self.has_handles() && !ring.head().closed && !self.file.is_poisoned();
-        for (number, list) in self.groups.iter().enumerate() {
-            let now = Group::at(ring.mem, number).map(|g| g.state());
-            let before = std::mem::replace(&mut groups[number], now);
-            if list.is_empty() {
-                continue;
-            }
-            if self.has_ended() {
-                return;
-            }
-            if before != now {
-                list.wake_all();
-                continue;
-            }
-            match Group::at(ring.mem, number).filter(|g| connected && !g.is_removed()) {
-                None => drop(list.wake_all()),
-                Some(group) if group.starved().load(SeqCst) != 0 => drop(list.wake_all()),
-                Some(group) if group.has_more(&ring) => drop(list.wake_one()),
-                Some(_) => {}
-            }
-        }
-        self.look_for_readers(connected, end);
-        if !self.has_ended() {
-            // Who waits for a change of holders waits for deaths in other files, too: each looks for itself.
-            self.moves.wake_all();
-        }
-        if !self.room.is_empty() && !self.has_ended() {
-            let head = ring.head();
-            if head.closed || self.file.is_poisoned() || ring.advance(head.page, now()).is_ok() {
-                self.room.wake_all();
-            }
         }
     }
 }
