@@ -120,10 +120,10 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Drop for Hold<R, C> {
         }
         // An error means that somebody else finished it, or that it was given back: nothing is left to do.
         let _ = match self.dropped {
+            Dropped::Done if !panicking() || self.panicking => self.ack().is_ok(),
+            Dropped::Done | Dropped::GiveBack => self.give_back().is_ok(),
             #[cfg(feature = "serde")]
-            Dropped::Reject => return drop(self.reject()),
-            Dropped::Done if !panicking() || self.panicking => self.ack(),
-            Dropped::Done | Dropped::GiveBack => self.give_back(),
+            Dropped::Reject => self.reject().is_ok(),
         };
     }
 }
@@ -191,14 +191,20 @@ pub struct Lease {
     hold: Hold<Arc<Root>, Claim>,
 }
 
+/// The bytes of a message that was claimed, as [`Message::new`].
+#[inline]
+pub(crate) fn bytes_of<'a>(root: &'a Root, claim: &'a Claim, loan: Option<&'a Loan>) -> &'a [u8] {
+    match loan {
+        Some(loan) if root.hands_out_copies() => &loan.copy[claim.record.block()..],
+        _ => claim.record.payload(root.memory()),
+    }
+}
+
 impl<'a> Message<'a> {
     /// A message that was claimed. A single one has a loan, and so has every one where hand-outs are copies.
     #[inline]
     pub(crate) fn new(root: &'a Root, claim: &'a Claim, loan: Option<&'a Loan>) -> Self {
-        let bytes = match loan {
-            Some(loan) if root.hands_out_copies() => &loan.copy[claim.record.block()..],
-            _ => claim.record.payload(root.memory()),
-        };
+        let bytes = bytes_of(root, claim, loan);
         Self { bytes, hold: Hold::new(root, claim, Dropped::Done), lent: Lent(loan) }
     }
 
@@ -243,6 +249,12 @@ impl Lease {
 
     pub(crate) fn new(root: Arc<Root>, claim: Claim, region: Vec<u8>) -> Self {
         Self { region, hold: Hold::new(root, claim, Dropped::GiveBack) }
+    }
+
+    /// Whether dropping it rejects it.
+    #[cfg(feature = "serde")]
+    pub(crate) fn reject_if_dropped(&mut self, is: bool) {
+        self.hold.dropped = if is { Dropped::Reject } else { Dropped::GiveBack };
     }
 
     /// Being done with it: its group never gets it again.
