@@ -5,7 +5,8 @@
 //! DONE -> FREE, or HELD -> RETURNED -> HELD, or RETURNED -> GONE -> FREE; of several messages that went out
 //! together HELD -> SEVERAL -> FREE (several.rs). Every INTENT, every taking of a RETURNED cell and every
 //! change of a SEVERAL one has a new epoch. The offset is stored only by the owner, and only while the cell
-//! is TAKEN.
+//! is TAKEN. HELD -> RETURNED has three forms, which differ in the attempts: one more, if the message was given
+//! back; as many, if it could not be moved to the dead letters; as many as the channel allows, if it was rejected.
 //!
 //! - **Invariant (claim).** An INTENT is a claim if and only if the group's cursor in its offset's
 //!   page names the cell and stands right behind that index, or a SEVERAL word names it (several.rs).
@@ -460,6 +461,13 @@ impl<'a> ClaimCell<'a> {
     /// HELD -> RETURNED, as if it had not been taken.
     pub fn put_back(self, held: ClaimWord) -> bool {
         self.change(held, held.put_back(u64::from(held.attempts())))
+    }
+
+    /// HELD -> RETURNED, as if it had been handed out `attempts` times, and the word that says so: nothing if it
+    /// was taken away.
+    pub fn reject(self, held: ClaimWord, attempts: u32) -> Option<ClaimWord> {
+        let returned = held.put_back(attempts.into());
+        self.change(held, returned).then_some(returned)
     }
 
     /// From exactly `from` -> FREE: false if it had changed. The look for who waits for a cell or for room

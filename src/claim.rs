@@ -505,9 +505,19 @@ impl<'a> Group<'a> {
 
     /// Gives a message back.
     pub fn give_back(&self, claim: &Claim) -> Result<(), AckError> {
-        let cell = self.cell(claim.cell as usize);
         self.ack_before(claim.offset, claim.extent.more());
-        match self.return_cell(cell, claim.word, claim.offset) {
+        self.returned(self.return_cell(self.cell(claim.cell as usize), claim.word, claim.offset))
+    }
+
+    /// Gives a message back that is to become a dead letter: no receiver takes it (dead.rs).
+    pub fn reject(&self, claim: &Claim) -> Result<(), AckError> {
+        self.ack_before(claim.offset, claim.extent.more());
+        self.returned(self.reject_cell(self.cell(claim.cell as usize), claim.word, claim.offset))
+    }
+
+    /// What its holder hears of a message that was lost, or not, when it was given back; nothing if it was not his.
+    fn returned(&self, lost: Option<bool>) -> Result<(), AckError> {
+        match lost {
             None => Err(AckError::Taken),
             Some(_) if !self.is_current() => Err(AckError::GroupRemoved),
             Some(true) => Err(AckError::Gone),

@@ -1,10 +1,14 @@
-//! Dead letters: messages that were handed out as often as the channel allows, in a channel beside it.
+//! Dead letters: messages that were handed out as often as the channel allows, or were rejected, in a channel beside
+//! it.
 //!
 //! **Invariants.**
 //! - A message that is to become a letter is RETURNED, and no receiver takes it. Who moves it takes its
 //!   cell as a MESSAGE: one at a time, and nobody takes the cell from it while it lives. The letter is
 //!   sent before the message is done.
 //! - A letter is on stable storage before its message is done: else a power loss could take both.
+//! - A message that is rejected is RETURNED with exactly as many attempts as the channel allows, whatever it had:
+//!   by one swap of the HELD word. So one who dies right after it leaves a message that is to become a letter; and
+//!   one whose lease was taken away before it changes nothing.
 //! - A mover that died has left the cell with one attempt more than the channel allows. Then, and only
 //!   then, there may be a letter already: the next mover looks for it first.
 //! - The message is counted as a dead letter while its cell is DONE, which it leaves only for FREE.
@@ -37,7 +41,8 @@ const KEY: usize = 40;
 const HEAD: usize = KEY + 16;
 const _: () = assert!(HEAD + crate::layout::MAX_GROUP_NAME <= DEAD_LETTER_ROOM);
 
-/// A message that was handed out to a group as often as the channel allows, and was never done.
+/// A message that was handed out to a group as often as the channel allows and was never done, or that was
+/// [rejected](crate::Lease::reject).
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -99,7 +104,7 @@ impl<'a> DeadLetter<'a> {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.sent_at)
     }
 
-    /// How often it was handed out.
+    /// How often it was handed out; of one that was rejected, as often as the channel allows.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }

@@ -396,16 +396,17 @@ impl Shared {
     }
 }
 
-/// One task that waits for a sync.
-#[derive(Default)]
-struct Wait {
+/// One task that waits for a sync: of what was done before it was first polled.
+#[derive(Debug, Default)]
+pub struct Wait {
     number: Option<u64>,
     /// Whom its end wakes.
     registered: Option<Waker>,
 }
 
 impl Wait {
-    fn poll(&mut self, root: &Root, cx: &Context<'_>) -> Poll<Result<(), SyncError>> {
+    /// Ready when that is on stable storage.
+    pub fn poll(&mut self, root: &Root, cx: &Context<'_>) -> Poll<Result<(), SyncError>> {
         // First: in the child of a fork nothing else is this process's. Who waits already hears of a poison
         // from a sync.
         if self.number.is_none() || root.is_inherited() {

@@ -834,3 +834,42 @@ pub enum AckError {
     #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
     Forked,
 }
+
+/// Why a message did not become a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RejectError {
+    /// The channel was made without [`Options::max_attempts`](crate::Options::max_attempts). The message was given
+    /// back: it is handed out again.
+    #[error(
+        "the channel was created without max_attempts and has no dead letters: the message was given back; ack what nobody can use"
+    )]
+    NoDeadLetters,
+    /// It was taken away and belongs to somebody else now; nothing was changed.
+    #[error("the lease was taken away")]
+    Taken,
+    /// Its page was dropped, or had expired; it is counted as gone, and is no dead letter.
+    #[error("the page of the message is gone")]
+    Gone,
+    /// Its group was removed, or moved. In a group that was moved it comes again if it lies behind the new place.
+    #[error("the group was removed")]
+    GroupRemoved,
+    /// A sync failed, in whichever process: what memory says may not be what the disk has.
+    #[error("a sync of the channel failed: close it everywhere, then open it, which recovers it")]
+    Poisoned,
+    /// The handle was made before a fork, and this process is the child.
+    #[error("this handle was made before a fork and is of no use in the child: open the channel there")]
+    Forked,
+}
+
+impl From<AckError> for RejectError {
+    fn from(e: AckError) -> Self {
+        match e {
+            AckError::Taken => Self::Taken,
+            AckError::Gone => Self::Gone,
+            AckError::GroupRemoved => Self::GroupRemoved,
+            AckError::Poisoned => Self::Poisoned,
+            AckError::Forked => Self::Forked,
+        }
+    }
+}

@@ -163,7 +163,11 @@ mod event;
 #[cfg(not(disk_chan_loom))]
 mod balance;
 #[cfg(not(disk_chan_loom))]
+mod buffer;
+#[cfg(not(disk_chan_loom))]
 mod channel;
+#[cfg(all(feature = "serde", not(disk_chan_loom)))]
+mod codec;
 #[cfg(not(disk_chan_loom))]
 mod create;
 #[cfg(not(disk_chan_loom))]
@@ -215,11 +219,21 @@ mod sender;
 #[cfg(not(disk_chan_loom))]
 mod shared;
 #[cfg(not(disk_chan_loom))]
+mod sink;
+#[cfg(not(disk_chan_loom))]
 mod sleeper;
+#[cfg(not(disk_chan_loom))]
+mod stream;
 #[cfg(not(disk_chan_loom))]
 mod sys;
 #[cfg(not(disk_chan_loom))]
 mod watcher;
+#[cfg(all(feature = "serde", not(disk_chan_loom)))]
+mod typed;
+#[cfg(all(feature = "serde", not(disk_chan_loom)))]
+mod typed_receiver;
+#[cfg(all(feature = "serde", not(disk_chan_loom)))]
+mod typed_sender;
 
 macro_rules! protocols {
     ($($vis:vis mod $name:ident;)*) => {$(
@@ -273,7 +287,7 @@ pub use recovery::{Cause, RecoveryProgress, RecoveryReport};
 pub use {
     channel::{Channel, GroupStats, Stats},
     dead::DeadLetter,
-    iter::{IntoIter, IntoMessageStream, Iter, MessageStream, TryIter},
+    iter::{IntoIter, Iter, TryIter},
     message::{Lease, Message, OwnedMessage},
     metrics::{Metric, MetricKind},
     pages::{PageInfo, PageRecords},
@@ -284,6 +298,16 @@ pub use {
     receiver::Receiver,
     reservation::{Reservation, Reservations},
     sender::Sender,
+    sink::MessageSink,
+    stream::{IntoLeaseStream, IntoMessageStream, LeaseStream, MessageStream},
+};
+
+#[cfg(all(feature = "serde", not(disk_chan_loom)))]
+pub use {
+    codec::{Codec, DecodeError, EncodeError, Json, Postcard, PostcardError},
+    typed::{Typed, TypedRecvError, TypedSendError, TypedStream, Undecoded},
+    typed_receiver::TypedReceiver,
+    typed_sender::TypedSender,
 };
 
 /// Opens the channel at `path`, or creates it with `max_pages` pages of `page_size` bytes.

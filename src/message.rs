@@ -5,7 +5,7 @@ use crate::claim::Claim;
 use crate::group::Group;
 use crate::headers::HeadersRef;
 use crate::shared::Root;
-use crate::{AckError, Offset};
+use crate::{AckError, Offset, RejectError};
 use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
@@ -19,6 +19,8 @@ use std::time::{Duration, SystemTime};
 enum Dropped {
     Done,
     GiveBack,
+    #[cfg(feature = "serde")]
+    Reject,
 }
 
 /// A claim that is finished or given back exactly once.
@@ -84,6 +86,21 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Hold<R, C> {
         given
     }
 
+    /// Of a message that did not go out with others: as a dead letter it could not leave their claim alone.
+    fn reject(&mut self) -> Result<(), RejectError> {
+        debug_assert_eq!(self.claim().together, 0);
+        if self.root.file.map.layout().geometry.max_attempts == 0 {
+            self.give_back()?;
+            return Err(RejectError::NoDeadLetters);
+        }
+        self.open = false;
+        self.root.usable().map_err(AckError::from)?;
+        let group = self.group();
+        let rejected = group.reject(self.claim());
+        self.root.after_give_back(group);
+        Ok(rejected?)
+    }
+
     /// The bytes of the header block.
     #[inline]
     fn block(&self) -> usize {
@@ -101,11 +118,12 @@ impl<R: Deref<Target = Root>, C: Borrow<Claim>> Drop for Hold<R, C> {
         if !self.open {
             return;
         }
-        // An error means that somebody else finished it: nothing is left to do.
-        let _ = if self.dropped == Dropped::GiveBack || panicking() && !self.panicking {
-            self.give_back()
-        } else {
-            self.ack()
+        // An error means that somebody else finished it, or that it was given back: nothing is left to do.
+        let _ = match self.dropped {
+            Dropped::Done if !panicking() || self.panicking => self.ack().is_ok(),
+            Dropped::Done | Dropped::GiveBack => self.give_back().is_ok(),
+            #[cfg(feature = "serde")]
+            Dropped::Reject => self.reject().is_ok(),
         };
     }
 }
@@ -173,14 +191,20 @@ pub struct Lease {
     hold: Hold<Arc<Root>, Claim>,
 }
 
+/// The bytes of a message that was claimed, as [`Message::new`].
+#[inline]
+pub(crate) fn bytes_of<'a>(root: &'a Root, claim: &'a Claim, loan: Option<&'a Loan>) -> &'a [u8] {
+    match loan {
+        Some(loan) if root.hands_out_copies() => &loan.copy[claim.record.block()..],
+        _ => claim.record.payload(root.memory()),
+    }
+}
+
 impl<'a> Message<'a> {
     /// A message that was claimed. A single one has a loan, and so has every one where hand-outs are copies.
     #[inline]
     pub(crate) fn new(root: &'a Root, claim: &'a Claim, loan: Option<&'a Loan>) -> Self {
-        let bytes = match loan {
-            Some(loan) if root.hands_out_copies() => &loan.copy[claim.record.block()..],
-            _ => claim.record.payload(root.memory()),
-        };
+        let bytes = bytes_of(root, claim, loan);
         Self { bytes, hold: Hold::new(root, claim, Dropped::Done), lent: Lent(loan) }
     }
 
@@ -204,6 +228,15 @@ impl OwnedMessage {
         bytes
     }
 
+    /// Makes it a dead letter, as [`Lease::reject`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Lease::reject`].
+    pub fn reject(mut self) -> Result<(), RejectError> {
+        self.hold.reject()
+    }
+
     fn region(&self) -> &[u8] {
         &self.region
     }
@@ -216,6 +249,12 @@ impl Lease {
 
     pub(crate) fn new(root: Arc<Root>, claim: Claim, region: Vec<u8>) -> Self {
         Self { region, hold: Hold::new(root, claim, Dropped::GiveBack) }
+    }
+
+    /// Whether dropping it rejects it.
+    #[cfg(feature = "serde")]
+    pub(crate) fn reject_if_dropped(&mut self, is: bool) {
+        self.hold.dropped = if is { Dropped::Reject } else { Dropped::GiveBack };
     }
 
     /// Being done with it: its group never gets it again.
@@ -234,6 +273,43 @@ impl Lease {
     /// [`AckError`] if it cannot be, or was somebody else's by then.
     pub fn give_back(mut self) -> Result<(), AckError> {
         self.hold.give_back()
+    }
+
+    /// Makes it a [dead letter](crate::DeadLetter) now, however often it was handed out: for a message that nobody
+    /// can use. Its group never gets it again.
+    ///
+    /// If there is no room among the dead letters it waits for some, and is handed out to nobody meanwhile
+    /// ([`GroupStats::undeliverable`](crate::GroupStats::undeliverable)). A message received
+    /// [by reference](crate::Message) cannot be rejected, as several of them can be one claim.
+    ///
+    /// # Errors
+    ///
+    /// [`RejectError::NoDeadLetters`] if the channel was made without
+    /// [`Options::max_attempts`](crate::Options::max_attempts): then it was given back. `Taken` if it was somebody
+    /// else's by then, and nothing was changed.
+    ///
+    /// # Durability
+    ///
+    /// The letter is on stable storage before the message is done, so this may block the thread for a sync. If the
+    /// process dies in it the message becomes one letter, or is handed out again. After a power loss it may come again
+    /// though its letter is there.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("orders.chan");
+    /// use disk_chan::{DeadLetter, Options};
+    /// let channel = Options::new().page_size(1 << 20).max_pages(4).max_attempts(5).blocking_open(&path)?;
+    /// let mut rx = channel.blocking_subscribe("billing")?;
+    /// channel.sender().blocking_send(b"garbage")?;
+    /// rx.blocking_lease()?.reject()?;
+    ///
+    /// let mut dead = channel.blocking_dead_letters()?;
+    /// let message = dead.try_recv()?;
+    /// assert_eq!(DeadLetter::parse(&message).expect("a letter").message(), b"garbage");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reject(mut self) -> Result<(), RejectError> {
+        self.hold.reject()
     }
 }
 

@@ -174,9 +174,20 @@ impl<'a> Group<'a> {
     /// the claim was over.
     pub(crate) fn return_cell(&self, cell: ClaimCell<'a>, held: ClaimWord, offset: Offset) -> Option<bool> {
         let returned = cell.give_back(held)?;
+        Some(self.after_return(cell, returned, offset))
+    }
+
+    /// The same of a message that is handed out no more.
+    pub(crate) fn reject_cell(&self, cell: ClaimCell<'a>, held: ClaimWord, offset: Offset) -> Option<bool> {
+        let returned = cell.reject(held, self.mem.layout.geometry.max_attempts)?;
+        Some(self.after_return(cell, returned, offset))
+    }
+
+    /// After a cell became RETURNED. Whether its message was lost.
+    fn after_return(&self, cell: ClaimCell<'a>, returned: ClaimWord, offset: Offset) -> bool {
         let lost = self.lose_if_gone(cell, returned, offset);
         // SeqCst: before the look for sleepers, ORDER[sleep].
         self.returns().fetch_add(1, SeqCst);
-        Some(lost)
+        lost
     }
 }

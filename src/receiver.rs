@@ -7,6 +7,8 @@ use crate::extend::Extended;
 use crate::file::uptime;
 use crate::group::Group;
 use crate::message::Loan;
+#[cfg(feature = "serde")]
+use crate::message::bytes_of;
 use crate::shared::Root;
 use crate::sleeper::Sleeper;
 use crate::sync::receiver_number;
@@ -330,7 +332,7 @@ impl Receiver {
         Self { root, at }
     }
 
-    async fn claim(&mut self, want: Want) -> Result<(), RecvError> {
+    pub(crate) async fn claim(&mut self, want: Want) -> Result<(), RecvError> {
         let Self { root, at } = self;
         at.take_loans_back(root);
         consume_budget().await;
@@ -379,12 +381,22 @@ impl Receiver {
         Message::new(&self.root, &self.at.hand.claim, Some(&self.at.loan))
     }
 
+    /// The bytes of the claim in the hand, which counts as forgotten until it is taken from there.
+    #[cfg(feature = "serde")]
+    #[inline]
+    pub(crate) fn bytes_in_hand(&mut self) -> &[u8] {
+        *self.at.loan.is_out.get_mut() = true;
+        bytes_of(&self.root, &self.at.hand.claim, Some(&self.at.loan))
+    }
+
     pub(crate) fn lease_in_hand(&mut self) -> Lease {
         let bytes = self.at.copy(&self.root);
         Lease::new(Arc::clone(&self.root), self.at.hand.claim, bytes)
     }
 
+    /// The claim in the hand as a message of its own.
     pub(crate) fn owned(&mut self) -> OwnedMessage {
+        *self.at.loan.is_out.get_mut() = false;
         let bytes = self.at.copy(&self.root);
         self.at.hand.claim.goes_on = false;
         OwnedMessage::new(Arc::clone(&self.root), self.at.hand.claim, bytes)
@@ -446,7 +458,7 @@ impl Receiver {
         Ok(self.message())
     }
 
-    fn claim_until(&mut self, want: Want, deadline: Option<Instant>) -> Result<(), RecvTimeoutError> {
+    pub(crate) fn claim_until(&mut self, want: Want, deadline: Option<Instant>) -> Result<(), RecvTimeoutError> {
         self.blocking_claim(want, deadline.map(|at| (at, RecvTimeoutError::Timeout)))
     }
 

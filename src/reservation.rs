@@ -1,19 +1,22 @@
 //! Messages that are filled in before they are sent.
 #![forbid(unsafe_code)]
 
+use crate::buffer::Buffer;
 use crate::{Offset, SendError, SendManyError, Sender, TrySendError};
 use std::fmt;
 use std::ops::{Deref, DerefMut, Index, IndexMut};
 
 impl Sender {
     /// A buffer of `len` bytes, zeroed, to be filled and sent. It is private: the place in the ring
-    /// is taken when it is committed, so holding, forgetting or dropping it holds up nobody.
+    /// is taken when it is committed, so holding, forgetting or dropping it holds up nobody. Of up to 64 KiB it is
+    /// one that its thread uses again.
     ///
     /// # Errors
     ///
     /// [`SendError::MessageTooLarge`].
     pub fn reserve(&self, len: usize) -> Result<Reservation, SendError> {
-        Ok(Reservation { buffer: self.buffer(len)?, sender: self.clone() })
+        self.check_len(len)?;
+        Ok(Reservation { buffer: Buffer::zeroed(len), sender: self.clone() })
     }
 
     /// A buffer for each of several messages, which are sent together, in their order, as by
@@ -35,13 +38,14 @@ impl Sender {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reserve_many(&self, lens: impl IntoIterator<Item = usize>) -> Result<Reservations, SendError> {
-        let buffers = lens.into_iter().map(|len| self.buffer(len)).collect::<Result<_, _>>()?;
+        let buffer = |len| self.check_len(len).map(|()| vec![0; len]);
+        let buffers = lens.into_iter().map(buffer).collect::<Result<_, _>>()?;
         Ok(Reservations { buffers, sender: self.clone() })
     }
 
-    fn buffer(&self, len: usize) -> Result<Vec<u8>, SendError> {
+    fn check_len(&self, len: usize) -> Result<(), SendError> {
         let max = self.max_message_len();
-        if len > max { Err(SendError::MessageTooLarge { len, max }) } else { Ok(vec![0; len]) }
+        if len > max { Err(SendError::MessageTooLarge { len, max }) } else { Ok(()) }
     }
 }
 
@@ -59,7 +63,7 @@ impl Sender {
 /// ```
 pub struct Reservation {
     sender: Sender,
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 impl Reservation {
@@ -73,7 +77,7 @@ impl Reservation {
     ///
     /// As [`Sender::send`]; and the bytes are gone.
     pub async fn commit(self) -> Result<Offset, SendError> {
-        self.sender.send(&self.buffer).await
+        self.sender.send(&self.buffer[..]).await
     }
 
     /// Sends it; blocks the thread while the channel is full.
@@ -82,7 +86,7 @@ impl Reservation {
     ///
     /// As [`Sender::send`].
     pub fn blocking_commit(self) -> Result<Offset, SendError> {
-        self.sender.blocking_send(&self.buffer)
+        self.sender.blocking_send(&self.buffer[..])
     }
 
     /// Sends it if there is room; else gives it back beside the reason. (With
@@ -92,7 +96,7 @@ impl Reservation {
     ///
     /// As [`Sender::try_send`].
     pub fn try_commit(self) -> Result<Offset, (Self, TrySendError)> {
-        match self.sender.try_send(&self.buffer) {
+        match self.sender.try_send(&self.buffer[..]) {
             Ok(offset) => Ok(offset),
             Err(error) => Err((self, error)),
         }

@@ -39,7 +39,7 @@ use tokio::task::coop::consume_budget;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Sender {
-    root: Arc<Root>,
+    pub(crate) root: Arc<Root>,
     epoch: u32,
 }
 
@@ -60,7 +60,7 @@ impl Sender {
     }
 
     #[inline(always)]
-    fn record<'m, M: Payload>(&self, message: &'m M) -> Result<Record<'m>, SendError> {
+    pub(crate) fn record<'m, M: Payload>(&self, message: &'m M) -> Result<Record<'m>, SendError> {
         let region = message.region();
         let (len, max) = (region.len(), self.max_message_len());
         if len > max {
@@ -109,7 +109,7 @@ impl Sender {
         poll_fn(|cx| self.poll_place(cx, &mut sleeper, records)).await
     }
 
-    fn poll_place(
+    pub(crate) fn poll_place(
         &self,
         cx: &mut Context<'_>,
         sleeper: &mut Sleeper,
@@ -256,6 +256,15 @@ impl Sender {
         }
     }
 
+    /// Places a record if there is room, without waiting for the disk: its offset.
+    pub(crate) fn place_now(&self, record: Record<'_>) -> Result<Option<Offset>, SendError> {
+        match self.try_place(&[record]) {
+            Ok(sent) => Ok(Some(first(sent))),
+            Err(Stop::Never(error)) => Err(error),
+            Err(Stop::Full(_)) => Ok(None),
+        }
+    }
+
     /// Sends a message; blocks the thread while the channel is full, but not longer than `timeout`. (Under
     /// [`Durability::Always`](crate::Durability::Always) the sync comes on top of that.)
     ///
@@ -361,7 +370,7 @@ impl Sender {
     }
 }
 
-fn first(sent: Sent) -> Offset {
+pub(crate) fn first(sent: Sent) -> Offset {
     Offset::new(sent.page, sent.index)
 }
 
