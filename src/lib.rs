@@ -156,6 +156,8 @@ mod durability;
 #[cfg(not(disk_chan_loom))]
 mod file;
 #[cfg(not(disk_chan_loom))]
+mod finding;
+#[cfg(not(disk_chan_loom))]
 mod fork;
 #[cfg(not(disk_chan_loom))]
 mod header;
@@ -172,6 +174,10 @@ mod message;
 #[cfg(not(disk_chan_loom))]
 mod off_thread;
 #[cfg(not(disk_chan_loom))]
+mod offline;
+#[cfg(not(disk_chan_loom))]
+mod packing;
+#[cfg(not(disk_chan_loom))]
 mod pages;
 #[cfg(not(disk_chan_loom))]
 mod park;
@@ -182,6 +188,8 @@ mod partitioned_receiver;
 #[cfg(not(disk_chan_loom))]
 mod positions;
 #[cfg(not(disk_chan_loom))]
+mod progress;
+#[cfg(not(disk_chan_loom))]
 mod raw;
 #[cfg(not(disk_chan_loom))]
 mod reader;
@@ -190,6 +198,8 @@ mod receiver;
 #[cfg(not(disk_chan_loom))]
 mod reservation;
 #[cfg(not(disk_chan_loom))]
+mod rewrite;
+#[cfg(not(disk_chan_loom))]
 mod sender;
 #[cfg(not(disk_chan_loom))]
 mod shared;
@@ -197,6 +207,10 @@ mod shared;
 mod sleeper;
 #[cfg(not(disk_chan_loom))]
 mod sys;
+#[cfg(not(disk_chan_loom))]
+mod verify;
+#[cfg(not(disk_chan_loom))]
+mod writer;
 
 macro_rules! protocols {
     ($($vis:vis mod $name:ident;)*) => {$(
@@ -250,16 +264,21 @@ pub use recovery::{Cause, RecoveryProgress, RecoveryReport};
 pub use {
     channel::{Channel, GroupStats, Stats},
     dead::DeadLetter,
+    finding::{FileState, Finding, Part, Remedy, Verification},
     iter::{IntoIter, IntoMessageStream, Iter, MessageStream, TryIter},
     message::{Lease, Message, OwnedMessage},
     pages::{PageInfo, PageRecords},
     partitioned::{PartitionOffset, Partitioned, PartitionedSender},
     partitioned_receiver::PartitionedReceiver,
+    progress::GroupProgress,
     raw::{PageBytes, PageId, RawRecord, Records, Unreadable, records},
     reader::{Reader, Record, Slice, TryRecords},
     receiver::Receiver,
     reservation::{Reservation, Reservations},
+    rewrite::{Rewrite, Rewritten},
     sender::Sender,
+    verify::{verify, verify_with},
+    writer::{ChannelWriter, GroupMoved, Written},
 };
 
 /// Opens the channel at `path`, or creates it with `max_pages` pages of `page_size` bytes.
