@@ -442,6 +442,12 @@ impl Channel {
         self.root.file.recovered.as_ref()
     }
 
+    /// The channel's own number, chosen by chance when it was created.
+    pub fn uuid(&self) -> u128 {
+        let [high, low] = self.root.file.uuid();
+        u128::from(high) << 64 | u128::from(low)
+    }
+
     /// The path that the channel was opened by.
     pub fn path(&self) -> &Path {
         &self.root.file.path

@@ -301,6 +301,11 @@ impl OpenFile {
         self.map.memory()
     }
 
+    /// The channel's own number; also where the mapping is not, in the child of a fork.
+    pub fn uuid(&self) -> [u64; 2] {
+        self.map.uuid()
+    }
+
     /// The ring, as this open sees it.
     #[inline]
     pub fn ring(&self) -> Ring<'_> {

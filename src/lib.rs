@@ -160,6 +160,8 @@ mod finding;
 #[cfg(not(disk_chan_loom))]
 mod fork;
 #[cfg(not(disk_chan_loom))]
+mod geometry;
+#[cfg(not(disk_chan_loom))]
 mod header;
 #[cfg(not(disk_chan_loom))]
 mod holdings;
@@ -265,6 +267,7 @@ pub use {
     channel::{Channel, GroupStats, Stats},
     dead::DeadLetter,
     finding::{FileState, Finding, Part, Remedy, Verification},
+    geometry::Geometry,
     iter::{IntoIter, IntoMessageStream, Iter, MessageStream, TryIter},
     message::{Lease, Message, OwnedMessage},
     pages::{PageInfo, PageRecords},

@@ -79,6 +79,11 @@ impl Map {
         self.parts.layout
     }
 
+    /// The channel's own number.
+    pub fn uuid(&self) -> [u64; 2] {
+        self.parts.uuid
+    }
+
     /// The words.
     #[inline]
     pub fn memory(&self) -> Memory<'_> {

@@ -119,6 +119,11 @@ impl ChannelWriter {
         self.new.map.layout()
     }
 
+    /// Longest message in bytes, with its headers.
+    pub fn max_message_len(&self) -> usize {
+        self.layout().max_message_len()
+    }
+
     /// Adds a message behind all others: where it was, and when it was sent. Where it is now.
     ///
     /// # Errors
