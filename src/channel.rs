@@ -16,7 +16,7 @@ use crate::{
     RemoveGroupError, Sender, Slice, Start, SubscribeError, SyncError, TryReadError,
 };
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
@@ -459,6 +459,12 @@ impl Channel {
         self.root.file.recovered.as_ref()
     }
 
+    /// The channel's own number, chosen by chance when it was created.
+    pub fn uuid(&self) -> u128 {
+        let [high, low] = self.root.file.uuid();
+        u128::from(high) << 64 | u128::from(low)
+    }
+
     /// The path that the channel was opened by.
     pub fn path(&self) -> &Path {
         &self.root.file.path
@@ -490,10 +496,20 @@ impl fmt::Debug for Channel {
 
 /// The channel of the dead letters, beside a channel and as large: a message of any length fits there.
 fn open_letters(options: &Options, file: &OpenFile) -> Result<Channel, OpenError> {
-    let g = file.map.layout().geometry;
-    let mut name = file.path.clone().into_os_string();
+    let letters = letters_options(&file.map.layout().geometry, options.trust_file_system);
+    Channel::open(&letters, &letters_path(&file.path))
+}
+
+/// Where the dead letters of a channel lie.
+pub(crate) fn letters_path(path: &Path) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
     name.push(".dead");
-    let options = Options {
+    name.into()
+}
+
+/// How the channel of the dead letters is made, beside one of this geometry.
+pub(crate) fn letters_options(g: &Geometry, trust_file_system: bool) -> Options {
+    Options {
         page_size: Some(g.page_size),
         max_pages: Some(g.max_pages),
         typical_message_len: Some(g.typical_message_len),
@@ -503,10 +519,9 @@ fn open_letters(options: &Options, file: &OpenFile) -> Result<Channel, OpenError
         max_held: Some(g.max_held),
         overflow: Some(Overflow::Block),
         max_attempts: Some(0),
-        trust_file_system: options.trust_file_system,
+        trust_file_system,
         ..Options::default()
-    };
-    Channel::open(&options, Path::new(&name))
+    }
 }
 
 /// A receiver of a group that exists.

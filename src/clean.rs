@@ -56,7 +56,8 @@ fn control_check(mem: Memory<'_>) -> u64 {
     digest(mem.uuid, mem.channel_words().iter().chain(groups))
 }
 
-fn groups_ever(mem: Memory<'_>) -> impl Iterator<Item = usize> {
+/// The numbers of the groups that there ever were.
+pub fn groups_ever(mem: Memory<'_>) -> impl Iterator<Item = usize> {
     (0..mem.layout.geometry.max_groups).filter(move |&group| Group::any(mem, group).state() != 0)
 }
 
@@ -76,10 +77,15 @@ pub fn seal(mem: Memory<'_>) -> u64 {
 /// Whether everything is as it was left; `control` is what the header has of the control part.
 pub fn is_sound(mem: Memory<'_>, control: u64) -> bool {
     // The control part first: it says which groups there ever were.
-    control_check(mem) == control
+    is_control_sound(mem, control)
         && (0..mem.layout.geometry.max_pages).all(|place| {
             is_page_sound(mem, place) && groups_ever(mem).all(|group| is_group_sound(mem, place, group))
         })
+}
+
+/// Whether the control part is as it was left; `control` is what the header has of it.
+pub fn is_control_sound(mem: Memory<'_>, control: u64) -> bool {
+    control_check(mem) == control
 }
 
 /// Whether the header and the slots of a page are as they were left.

@@ -211,6 +211,71 @@ pub enum OpenError {
     },
 }
 
+/// Why a channel could not be written into a new file. There is no file of the new name then.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RewriteError {
+    /// One of the files could not be opened or made.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Somebody has the old file open.
+    #[error("{path} is in use: close it everywhere first", path = path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The messages need more pages than the new file would have.
+    #[error(
+        "the messages need {needed} pages of this size, and there would be {pages}: use more pages, or larger ones"
+    )]
+    DoesNotFit {
+        /// Pages that they need.
+        needed: u64,
+        /// Pages that there would be.
+        pages: u64,
+    },
+    /// A message is longer than the longest that fits in the new file.
+    #[error("the message at {offset} has {len} bytes with its headers; the new file takes {max}: use larger pages")]
+    MessageTooLong {
+        /// The message.
+        offset: Offset,
+        /// Its length in bytes.
+        len: usize,
+        /// Bytes of the longest that fits.
+        max: usize,
+    },
+    /// Offsets do not rise.
+    #[error("{offset} does not come behind {before}")]
+    NotInOrder {
+        /// The offset that does not.
+        offset: Offset,
+        /// The one before it.
+        before: Offset,
+    },
+    /// The name of a group is empty or too long.
+    #[error("a group name of {len} bytes: it must have 1 to {max}")]
+    InvalidName {
+        /// Bytes of the name.
+        len: usize,
+        /// Most bytes of a name.
+        max: usize,
+    },
+    /// Two groups have one name.
+    #[error("there are two groups of the name {name}")]
+    GroupTwice {
+        /// The name.
+        name: GroupName,
+    },
+    /// There are more groups than the new file takes.
+    #[error("there are {groups} groups, and the new file takes {max}: use a larger max_groups")]
+    TooManyGroups {
+        /// Groups.
+        groups: usize,
+        /// Groups that the new file takes.
+        max: usize,
+    },
+}
+
 /// Why a group could not be joined or created.
 #[derive(Debug, Error)]
 #[non_exhaustive]

@@ -46,7 +46,7 @@ use std::time::{Duration, Instant};
 const CLOSE_TRIES: u32 = 20;
 
 /// How long to wait for the open lock.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One open of a channel's file.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ pub fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Ope
 }
 
 /// The boot that the machine is in.
-fn boot_id(path: &Path) -> Result<[u64; 2], OpenError> {
+pub(crate) fn boot_id(path: &Path) -> Result<[u64; 2], OpenError> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(failed(path, "read the boot id"))?;
     let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let half = |from: usize| hex.get(from..from + 16).and_then(|h| u64::from_str_radix(h, 16).ok());
@@ -217,10 +217,7 @@ impl OpenFile {
     /// Opens the channel without storing anything.
     fn look_at(options: &Options, path: &Path) -> Result<Self, OpenError> {
         let forks = fork::count();
-        let file = match open_file(path, OFlags::RDONLY) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(OpenError::NotFound { path: path.into() }),
-            other => other.map_err(|e| not_opened(path, e))?,
-        };
+        let file = open_to_look(path)?;
         let (meta, layout) = examine(options, path, &file)?;
         let header = Header::read(path, &file)?;
         let mut map = Map::new(&file, layout, header.uuid, Access::ReadOnly).map_err(failed(path, "map it"))?;
@@ -238,9 +235,21 @@ impl OpenFile {
             recovery::write_again(map.memory());
             recovered = Some(recover(&map, cause, known(map.memory(), &header), options, path)?.report);
         }
+        Ok(Self::only_to_look(map, path, recovered, header, file, forks))
+    }
+
+    /// An open of which nothing is stored in the file.
+    pub fn only_to_look(
+        map: Map,
+        path: &Path,
+        recovered: Option<RecoveryReport>,
+        header: Header,
+        file: Unshared,
+        forks: u64,
+    ) -> Self {
         let (path, header) = (path.into(), Mutex::new(header));
         let syncing = Mutex::new(());
-        Ok(Self { map, id: OpenId::NOBODY, path, read_only: true, recovered, header, syncing, file, forks })
+        Self { map, id: OpenId::NOBODY, path, read_only: true, recovered, header, syncing, file, forks }
     }
 
     /// The file once more, for reading: without the locks of this open, and nothing that ends them.
@@ -290,6 +299,11 @@ impl OpenFile {
     #[inline]
     pub fn memory(&self) -> Memory<'_> {
         self.map.memory()
+    }
+
+    /// The channel's own number; also where the mapping is not, in the child of a fork.
+    pub fn uuid(&self) -> [u64; 2] {
+        self.map.uuid()
     }
 
     /// The ring, as this open sees it.
@@ -378,7 +392,7 @@ impl OpenFile {
 
     /// Cleans up after the dead, finishes what they had begun under the open lock, which the caller
     /// holds, and frees their entries: last, as without one nobody looks for what is left. How many.
-    fn free_the_dead(&self) -> usize {
+    pub(crate) fn free_the_dead(&self) -> usize {
         let dead: Vec<OpenId> = self.the_dead().collect();
         for &id in &dead {
             self.reap_cells(id);
@@ -495,7 +509,12 @@ fn checked(map: &Map, synced: io::Result<()>) -> io::Result<()> {
 }
 
 /// Why a channel cannot be used as it is; nothing if it can.
-fn what_is_wrong(mem: Memory<'_>, header: &Header, here: ([u64; 2], u64, u64), in_use: bool) -> Option<Cause> {
+pub(crate) fn what_is_wrong(
+    mem: Memory<'_>,
+    header: &Header,
+    here: ([u64; 2], u64, u64),
+    in_use: bool,
+) -> Option<Cause> {
     let coherent = (header.boot_id, header.device, header.inode) == here;
     // One that was never opened has nothing that could be checked.
     let never_opened = header.clean && header.boot_id == [0; 2];
@@ -509,18 +528,24 @@ fn what_is_wrong(mem: Memory<'_>, header: &Header, here: ([u64; 2], u64, u64), i
     (!in_use && !sound()).then_some(Cause::Damaged)
 }
 
-fn recover(map: &Map, cause: Cause, known: Known, options: &Options, path: &Path) -> Result<Recovered, OpenError> {
+pub(crate) fn recover(
+    map: &Map,
+    cause: Cause,
+    known: Known,
+    options: &Options,
+    path: &Path,
+) -> Result<Recovered, OpenError> {
     let recovered = recovery::recover(map.memory(), cause, known, |at| options.report_progress(path, at));
     recovered.map_err(|what| OpenError::Damaged { path: path.into(), what: what.into() })
 }
 
-fn known(mem: Memory<'_>, header: &Header) -> Known {
+pub(crate) fn known(mem: Memory<'_>, header: &Header) -> Known {
     let head = if header.clean { header.head } else { mem.head().load(Acquire) };
     Known { page_limit: header.page_limit, era: header.era, head, clean: header.clean }
 }
 
 /// Whether somebody alive has the file open.
-fn is_in_use(file: &File, mem: Memory<'_>) -> bool {
+pub(crate) fn is_in_use(file: &File, mem: Memory<'_>) -> bool {
     // Whatever memory says of who that is.
     sys::is_any_open_locked(file, mem.layout.geometry.max_opens).unwrap_or(true)
 }
@@ -538,6 +563,14 @@ fn attach(path: &Path, file: &File, mem: Memory<'_>) -> Result<OpenId, OpenError
 fn open_file(path: &Path, access: OFlags) -> io::Result<Unshared> {
     let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     Unshared::open(|| Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?))
+}
+
+/// Opens the file for reading.
+pub(crate) fn open_to_look(path: &Path) -> Result<Unshared, OpenError> {
+    match open_file(path, OFlags::RDONLY) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(OpenError::NotFound { path: path.into() }),
+        other => other.map_err(|e| not_opened(path, e)),
+    }
 }
 
 fn not_opened(path: &Path, error: io::Error) -> OpenError {

@@ -32,7 +32,7 @@ pub fn fits(mem: Memory<'_>) -> bool {
 }
 
 /// Whether head, tail, era, and the numbers and cursors of the pages fit together.
-fn pages_fit(mem: Memory<'_>) -> bool {
+pub fn pages_fit(mem: Memory<'_>) -> bool {
     let layout = mem.layout;
     let head = Head::of(mem.head().load(Acquire)).page;
     let tail = Tail::of(mem.tail().load(Acquire)).page;
@@ -157,7 +157,7 @@ fn settle_tables(ring: &Ring<'_>, place: usize) {
 
 impl<'a> Group<'a> {
     /// Whether its start and its cursors are of live pages, and not beyond what was sent.
-    fn fits(self) -> bool {
+    pub(crate) fn fits(self) -> bool {
         let head = Head::of(self.mem.head().load(Acquire)).page;
         let (start, following) = (self.start(), Offset::new(self.mem.following(head), 0));
         let tail = Tail::of(self.mem.tail().load(Acquire)).page;
@@ -239,7 +239,7 @@ impl<'a> Group<'a> {
     }
 
     /// Whether the group was given this message of a live page, and is not done with it.
-    fn was_given(&self, offset: Offset) -> bool {
+    pub(crate) fn was_given(&self, offset: Offset) -> bool {
         let (number, index) = (offset.page(), offset.index() as usize);
         let (page, word) = self.in_page(number);
         page.number() == number

@@ -98,6 +98,17 @@ impl Header {
 
     /// Reads it from a file, which may be anything.
     pub fn read(path: &Path, file: &File) -> Result<Self, OpenError> {
+        let copies = Self::read_copies(path, file)?;
+        Self::parse(path, [&copies[0], &copies[1]])
+    }
+
+    /// What each copy says by itself.
+    pub fn read_each(path: &Path, file: &File) -> Result<[Result<Self, OpenError>; 2], OpenError> {
+        let copies = Self::read_copies(path, file)?;
+        Ok(copies.map(|copy| Self::parse(path, [&copy, &copy])))
+    }
+
+    fn read_copies(path: &Path, file: &File) -> Result<[[u64; BLOCK]; 2], OpenError> {
         let mut bytes = vec![0; 2 * BLOCK * 8];
         let mut len = 0;
         while len < bytes.len() {
@@ -115,9 +126,8 @@ impl Header {
                 false => OpenError::NotAChannel { path: path.into() },
             });
         }
-        let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
-        let (copies, _) = words.as_chunks::<BLOCK>();
-        Self::parse(path, [&copies[0], &copies[1]])
+        let words = bytes.as_chunks::<8>().0;
+        Ok(std::array::from_fn(|copy| std::array::from_fn(|i| u64::from_le_bytes(words[copy * BLOCK + i]))))
     }
 
     /// Parses the two copies.

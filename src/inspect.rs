@@ -37,6 +37,12 @@ pub fn check_file_system(options: &Options, path: &Path, file: &File) -> Result<
     Err(OpenError::FileSystem { path: path.into(), kind })
 }
 
+/// The layout that a header tells of.
+pub fn layout(path: &Path, header: &Header) -> Result<Layout, OpenError> {
+    let wrong = |e| OpenError::Damaged { path: path.into(), what: format!("its header says {e}") };
+    Layout::new(header.geometry).map_err(wrong)
+}
+
 /// The layout of the file, if it is what the options ask for, and whole.
 fn check(options: &Options, path: &Path, header: &Header, found: u64) -> Result<Layout, OpenError> {
     let g = header.geometry;
@@ -61,8 +67,7 @@ fn check(options: &Options, path: &Path, header: &Header, found: u64) -> Result<
             return Err(OpenError::Mismatch { path: path.into(), option, found, expected });
         }
     }
-    let layout =
-        Layout::new(g).map_err(|e| OpenError::Damaged { path: path.into(), what: format!("its header says {e}") })?;
+    let layout = layout(path, header)?;
     let expected = layout.file_bytes();
     if found < expected {
         return Err(OpenError::CutShort { path: path.into(), found, expected });

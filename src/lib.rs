@@ -177,7 +177,11 @@ mod durability;
 #[cfg(not(disk_chan_loom))]
 mod file;
 #[cfg(not(disk_chan_loom))]
+mod finding;
+#[cfg(not(disk_chan_loom))]
 mod fork;
+#[cfg(not(disk_chan_loom))]
+mod geometry;
 #[cfg(not(disk_chan_loom))]
 pub mod guide;
 #[cfg(not(disk_chan_loom))]
@@ -197,6 +201,10 @@ mod metrics;
 #[cfg(not(disk_chan_loom))]
 mod off_thread;
 #[cfg(not(disk_chan_loom))]
+mod offline;
+#[cfg(not(disk_chan_loom))]
+mod packing;
+#[cfg(not(disk_chan_loom))]
 mod pages;
 #[cfg(not(disk_chan_loom))]
 mod park;
@@ -207,6 +215,8 @@ mod partitioned_receiver;
 #[cfg(not(disk_chan_loom))]
 mod positions;
 #[cfg(not(disk_chan_loom))]
+mod progress;
+#[cfg(not(disk_chan_loom))]
 mod raw;
 #[cfg(not(disk_chan_loom))]
 mod reader;
@@ -214,6 +224,8 @@ mod reader;
 mod receiver;
 #[cfg(not(disk_chan_loom))]
 mod reservation;
+#[cfg(not(disk_chan_loom))]
+mod rewrite;
 #[cfg(not(disk_chan_loom))]
 mod sender;
 #[cfg(not(disk_chan_loom))]
@@ -226,14 +238,18 @@ mod sleeper;
 mod stream;
 #[cfg(not(disk_chan_loom))]
 mod sys;
-#[cfg(not(disk_chan_loom))]
-mod watcher;
 #[cfg(all(feature = "serde", not(disk_chan_loom)))]
 mod typed;
 #[cfg(all(feature = "serde", not(disk_chan_loom)))]
 mod typed_receiver;
 #[cfg(all(feature = "serde", not(disk_chan_loom)))]
 mod typed_sender;
+#[cfg(not(disk_chan_loom))]
+mod verify;
+#[cfg(not(disk_chan_loom))]
+mod watcher;
+#[cfg(not(disk_chan_loom))]
+mod writer;
 
 macro_rules! protocols {
     ($($vis:vis mod $name:ident;)*) => {$(
@@ -287,19 +303,25 @@ pub use recovery::{Cause, RecoveryProgress, RecoveryReport};
 pub use {
     channel::{Channel, GroupStats, Stats},
     dead::DeadLetter,
+    finding::{FileState, Finding, Part, Remedy, Verification},
+    geometry::Geometry,
     iter::{IntoIter, Iter, TryIter},
     message::{Lease, Message, OwnedMessage},
     metrics::{Metric, MetricKind},
     pages::{PageInfo, PageRecords},
     partitioned::{PartitionOffset, Partitioned, PartitionedSender},
     partitioned_receiver::PartitionedReceiver,
+    progress::GroupProgress,
     raw::{PageBytes, PageId, RawRecord, Records, Unreadable, records},
     reader::{Reader, Record, Slice, TryRecords},
     receiver::Receiver,
     reservation::{Reservation, Reservations},
+    rewrite::{Rewrite, Rewritten},
     sender::Sender,
     sink::MessageSink,
     stream::{IntoLeaseStream, IntoMessageStream, LeaseStream, MessageStream},
+    verify::{verify, verify_with},
+    writer::{ChannelWriter, GroupMoved, Written},
 };
 
 #[cfg(all(feature = "serde", not(disk_chan_loom)))]

@@ -51,19 +51,22 @@ pub struct Entry {
 impl Entry {
     /// The entry of a number.
     pub fn read(mem: Memory<'_>, number: usize) -> Option<Self> {
-        [1, 0].into_iter().find_map(|copy| {
-            let words = mem.group_entry(number, copy);
-            let words: [u64; ENTRY] = std::array::from_fn(|i| words[i].load(Acquire));
-            let bytes: Vec<u8> = words[..ENTRY - 1].iter().flat_map(|w| w.to_le_bytes()).collect();
-            let (moves, len) = ((words[1] >> 32) as u32, words[1] as u32 as usize);
-            let fits = words[0] < MAX_INSTANCE && len <= MAX_GROUP_NAME;
-            if xxh3_64(&bytes) != words[ENTRY - 1] || !fits {
-                return None;
-            }
-            let name = std::str::from_utf8(&bytes[NAME..NAME + len]).ok()?;
-            let name = (!name.is_empty()).then(|| GroupName::from(name));
-            Some(Self { instance: words[0], name, start: Offset::from_u64(words[2]), origin: words[3], moves })
-        })
+        [1, 0].into_iter().find_map(|copy| Self::read_copy(mem, number, copy))
+    }
+
+    /// What one copy of the entry says; nothing if it does not verify.
+    pub fn read_copy(mem: Memory<'_>, number: usize, copy: usize) -> Option<Self> {
+        let words = mem.group_entry(number, copy);
+        let words: [u64; ENTRY] = std::array::from_fn(|i| words[i].load(Acquire));
+        let bytes: Vec<u8> = words[..ENTRY - 1].iter().flat_map(|w| w.to_le_bytes()).collect();
+        let (moves, len) = ((words[1] >> 32) as u32, words[1] as u32 as usize);
+        let fits = words[0] < MAX_INSTANCE && len <= MAX_GROUP_NAME;
+        if xxh3_64(&bytes) != words[ENTRY - 1] || !fits {
+            return None;
+        }
+        let name = std::str::from_utf8(&bytes[NAME..NAME + len]).ok()?;
+        let name = (!name.is_empty()).then(|| GroupName::from(name));
+        Some(Self { instance: words[0], name, start: Offset::from_u64(words[2]), origin: words[3], moves })
     }
 
     fn write(&self, mem: Memory<'_>, number: usize, copy: usize, store: impl Fn(&AtomicU64, u64)) {

@@ -16,6 +16,8 @@ pub enum Access {
     ReadOnly,
     /// Stores stay in this process. Where there was none, what others store may be seen or not.
     Private,
+    /// A copy in memory of a file that may be shorter: zeros are where it has nothing.
+    Copy,
 }
 
 /// The mapping of a whole file, seen as the words of its layout.
@@ -34,8 +36,8 @@ pub struct Map {
 
 #[cfg(not(disk_chan_loom))]
 impl Map {
-    /// Maps `file`, which has all the bytes that `layout` wants. A child of this process will not
-    /// have the mapping.
+    /// Maps `file`, which has all the bytes that `layout` wants, unless it is copied. A child of this process
+    /// will not have the mapping.
     pub fn new(file: &std::fs::File, layout: Layout, uuid: [u64; 2], access: Access) -> std::io::Result<Self> {
         let mut options = memmap2::MmapOptions::new();
         options.len(layout.file_bytes() as usize);
@@ -45,6 +47,7 @@ impl Map {
             // SAFETY: the bytes are used as `words` says; that the file may change under them is so
             // for every mapping here.
             Access::Private => unsafe { options.map_copy(file)? }.into(),
+            Access::Copy => copied(options.map_anon()?, file)?.into(),
         };
         map.advise(memmap2::Advice::DontFork)?;
         let layout = Arc::new(layout);
@@ -76,6 +79,11 @@ impl Map {
         self.parts.layout
     }
 
+    /// The channel's own number.
+    pub fn uuid(&self) -> [u64; 2] {
+        self.parts.uuid
+    }
+
     /// The words.
     #[inline]
     pub fn memory(&self) -> Memory<'_> {
@@ -99,6 +107,23 @@ impl Map {
     pub fn sync(&self, range: std::ops::Range<usize>) -> std::io::Result<()> {
         self.map.flush_range(range.start, range.len())
     }
+}
+
+/// Fills it with what the file has.
+#[cfg(not(disk_chan_loom))]
+fn copied(mut map: memmap2::MmapMut, file: &std::fs::File) -> std::io::Result<memmap2::MmapMut> {
+    use std::os::unix::fs::FileExt;
+    let mut at = 0;
+    while at < map.len() {
+        let end = map.len().min(at + (1 << 20));
+        match file.read_at(&mut map[at..end], at as u64) {
+            Ok(0) => break,
+            Ok(n) => at += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(map)
 }
 
 /// The caller lends them no longer than `map` lives.

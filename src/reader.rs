@@ -8,6 +8,7 @@
 //!   process; what a wake that never came would have told, the watcher finds at the lowest of those places.
 #![forbid(unsafe_code)]
 
+use crate::layout::HEADERS;
 use crate::page::Place;
 use crate::read::{Copied, Found, unix_milliseconds};
 use crate::shared::Root;
@@ -38,6 +39,11 @@ pub struct Record {
 impl Record {
     fn new(region: Vec<u8>, offset: Offset, place: &Place) -> Self {
         Self { region, block: place.block(), offset, sent_at: place.sent_at() }
+    }
+
+    /// As it is stored, and the flags of its record.
+    pub(crate) fn region(&self) -> (&[u8], u32) {
+        (&self.region, if self.block > 0 { HEADERS } else { 0 })
     }
 
     /// Its place in the channel.

@@ -40,7 +40,17 @@ fn checked(result: libc::c_int) -> io::Result<()> {
 
 /// Takes a lock byte for this file description; false if another one has it.
 pub fn try_lock(file: &File, byte: LockByte) -> io::Result<bool> {
-    let lock = request(byte, libc::F_WRLCK);
+    try_lock_as(file, byte, libc::F_WRLCK)
+}
+
+/// Keeps others from taking a lock byte, for a file description that may only read; false if one has it. Several
+/// can do so at once.
+pub fn try_lock_shared(file: &File, byte: LockByte) -> io::Result<bool> {
+    try_lock_as(file, byte, libc::F_RDLCK)
+}
+
+fn try_lock_as(file: &File, byte: LockByte, kind: libc::c_int) -> io::Result<bool> {
+    let lock = request(byte, kind);
     // SAFETY: a valid descriptor and a valid flock that lives through the call.
     let result = checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) });
     match result {

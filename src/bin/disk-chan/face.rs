@@ -10,7 +10,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use disk_chan::{Channel, Create, MoveGroupError, Offset, OpenError, Options, RemoveGroupError, SubscribeError};
+use disk_chan::{
+    Channel, Create, MoveGroupError, Offset, OpenError, Options, RemoveGroupError, RewriteError, SubscribeError,
+};
 
 use crate::Outcome;
 
@@ -158,6 +160,13 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         return match error {
             RemoveGroupError::NotFound => Some(NOT_FOUND),
             RemoveGroupError::Busy | RemoveGroupError::InUse { .. } => Some(TRY_LATER),
+            _ => None,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<RewriteError>() {
+        return match error {
+            RewriteError::Open(error) => code_of(error),
+            RewriteError::InUse { .. } => Some(TRY_LATER),
             _ => None,
         };
     }
