@@ -10,6 +10,7 @@ use crate::layout::{Geometry, MAX_GROUP_NAME};
 use crate::lifecycle::NotCreated;
 use crate::off_thread;
 use crate::opens::OpenId;
+use crate::ops::Liveness;
 use crate::shared::Root;
 use crate::{
     Durability, GroupName, Offset, OpenError, Options, Overflow, ReadError, Reader, Receiver, Record, RecoveryReport,
@@ -82,7 +83,7 @@ pub struct Stats {
     pub free_pages: usize,
     /// Times that senders went on to another page.
     pub page_turns: u64,
-    /// How often the file is open.
+    /// How often the file is open. Who died is counted until somebody has cleaned up, but not by who only looks.
     pub opens: usize,
     /// Senders and channels, in all opens.
     pub handles: u64,
@@ -280,13 +281,16 @@ impl Channel {
         self.expire();
         let ring = self.root.ring();
         let pages = ring.pages().count();
+        // Who only looks cleans up after nobody.
+        let is_there = |id: &OpenId| !self.root.file.read_only || !self.root.file.is_dead(id.index);
+        let opens = || OpenId::all(ring.mem).filter(is_there);
         Stats {
             len: self.len(),
             pages,
             free_pages: ring.mem.layout.geometry.max_pages.saturating_sub(pages),
             page_turns: ring.mem.page_turns().load(Relaxed),
-            opens: OpenId::all(ring.mem).count(),
-            handles: OpenId::all(ring.mem).map(|id| id.handles(ring.mem).load(Relaxed)).fold(0, u64::saturating_add),
+            opens: opens().count(),
+            handles: opens().map(|id| id.handles(ring.mem).load(Relaxed)).fold(0, u64::saturating_add),
             closed: self.is_closed(),
             syncs: ring.mem.syncs()[0].load(Relaxed),
             sync_time: Duration::from_micros(ring.mem.syncs()[1].load(Relaxed)),

@@ -129,8 +129,8 @@
 //! the pages in order; `ops` is what running sends say about themselves, `cells` what is said of a
 //! message that was handed out; `group`, `lifecycle`, `claim`, `extend` and `several` are the receiving
 //! side, `reap` is what the dead left there, `dead` are dead letters, `headers` what goes with a message; `read` is
-//! reading without a group, `raw` reading the bytes of a page; `opens` is who has the file open,
-//! `fork` what a child does not have; `wait` is sleeping and waking. `durability` is syncing; `create`,
+//! reading without a group, `raw` reading the bytes of a page; `geometry` is what a channel was made with;
+//! `opens` is who has the file open, `fork` what a child does not have; `wait` is sleeping and waking. `durability` is syncing; `create`,
 //! `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves, `found` what an
 //! open finds, `recovery` what it makes of the rest. `partitioned` is several channels in a directory, `manifest`
 //! says how many; `holder` is who holds which of them, `balance` who should, `holdings` does the one for the other,
@@ -157,6 +157,8 @@ mod durability;
 mod file;
 #[cfg(not(disk_chan_loom))]
 mod fork;
+#[cfg(not(disk_chan_loom))]
+mod geometry;
 #[cfg(not(disk_chan_loom))]
 mod header;
 #[cfg(not(disk_chan_loom))]
@@ -250,6 +252,7 @@ pub use recovery::{Cause, RecoveryProgress, RecoveryReport};
 pub use {
     channel::{Channel, GroupStats, Stats},
     dead::DeadLetter,
+    geometry::Geometry,
     iter::{IntoIter, IntoMessageStream, Iter, MessageStream, TryIter},
     message::{Lease, Message, OwnedMessage},
     pages::{PageInfo, PageRecords},
