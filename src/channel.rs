@@ -10,6 +10,7 @@ use crate::layout::{Geometry, MAX_GROUP_NAME, SlotState};
 use crate::lifecycle::NotCreated;
 use crate::off_thread;
 use crate::opens::OpenId;
+use crate::ops::Liveness;
 use crate::shared::Root;
 use crate::{
     Durability, GroupName, Offset, OpenError, Options, Overflow, ReadError, Reader, Receiver, Record, RecoveryReport,
@@ -88,7 +89,7 @@ pub struct Stats {
     pub free_pages: usize,
     /// Times that senders went on to another page.
     pub page_turns: u64,
-    /// How often the file is open.
+    /// How often the file is open. Who died is counted until somebody has cleaned up, but not by who only looks.
     pub opens: usize,
     /// Senders and channels, in all opens.
     pub handles: u64,
@@ -292,6 +293,9 @@ impl Channel {
         let pages = self.pages();
         let [syncs, sync_time] = ring.mem.syncs().map(|word| word.load(Relaxed));
         let [waits_for_room, wait_time] = ring.mem.waits_for_room().map(|word| word.load(Relaxed));
+        // Who only looks cleans up after nobody.
+        let is_there = |id: &OpenId| !self.root.file.read_only || !self.root.file.is_dead(id.index);
+        let opens = || OpenId::all(ring.mem).filter(is_there);
         Stats {
             len: pages.iter().map(|page| page.len).sum(),
             bytes: pages.iter().map(|page| page.bytes).sum(),
@@ -300,8 +304,8 @@ impl Channel {
             pages: pages.len(),
             free_pages: ring.mem.layout.geometry.max_pages.saturating_sub(pages.len()),
             page_turns: ring.mem.page_turns().load(Relaxed),
-            opens: OpenId::all(ring.mem).count(),
-            handles: OpenId::all(ring.mem).map(|id| id.handles(ring.mem).load(Relaxed)).fold(0, u64::saturating_add),
+            opens: opens().count(),
+            handles: opens().map(|id| id.handles(ring.mem).load(Relaxed)).fold(0, u64::saturating_add),
             closed: self.is_closed(),
             syncs,
             sync_time: Duration::from_micros(sync_time),

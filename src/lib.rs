@@ -145,9 +145,9 @@
 //! the pages in order; `ops` is what running sends say about themselves, `cells` what is said of a
 //! message that was handed out; `group`, `lifecycle`, `claim`, `extend` and `several` are the receiving
 //! side, `reap` is what the dead left there, `dead` are dead letters, `headers` what goes with a message; `read` is
-//! reading without a group, `raw` reading the bytes of a page; `opens` is who has the file open,
-//! `fork` what a child does not have; `wait` is sleeping and waking, `watcher` looks for wakes
-//! that never came. `durability` is syncing; `create`,
+//! reading without a group, `raw` reading the bytes of a page; `geometry` is what a channel was made with;
+//! `opens` is who has the file open, `fork` what a child does not have; `wait` is sleeping and waking, `watcher`
+//! looks for wakes that never came. `durability` is syncing; `create`,
 //! `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves, `found` what an
 //! open finds, `recovery` what it makes of the rest. `partitioned` is several channels in a directory, `manifest`
 //! says how many; `holder` is who holds which of them, `balance` who should, `holdings` does the one for the other,

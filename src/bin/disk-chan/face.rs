@@ -5,10 +5,10 @@
 #![allow(dead_code)]
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use disk_chan::{
     Channel, Create, MoveGroupError, Offset, OpenError, Options, RemoveGroupError, RewriteError, SubscribeError,
@@ -43,7 +43,6 @@ pub struct Face {
 impl Face {
     /// Prints one value to standard output, as JSON or as text.
     pub fn print(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) -> io::Result<()> {
-        use io::Write;
         let mut out = anstream::stdout().lock();
         if self.json { writeln!(out, "{}", json()) } else { writeln!(out, "{}", text()) }
     }
@@ -59,9 +58,16 @@ pub fn open(path: &Path) -> Outcome<Channel> {
     Ok(Options::new().create(Create::OpenExisting).blocking_open(path)?)
 }
 
-/// A time as `2026-11-23T10:00:00.000Z`.
+/// A time as `2026-11-23T10:00:00.000Z`; one that cannot be written so, as a damaged file can say, is the last that can.
 pub fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
+    const LAST: Duration = Duration::from_millis(253_402_300_799_999);
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since.min(LAST)).to_string()
+}
+
+/// Says something on standard error, whether or not anybody hears it.
+pub fn say(what: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "disk-chan: {what}");
 }
 
 /// A place in a channel as one types it.
