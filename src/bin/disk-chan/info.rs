@@ -283,7 +283,7 @@ fn plural(number: u64, one: &str, many: &str) -> String {
 /// The ring, and a line with a marker for the senders and each group.
 fn draw(text: &mut String, now: &Snapshot, columns: usize, symbols: Symbols) {
     let picture = Picture::new(now, columns - LABEL);
-    let _ = write!(text, "\n\n{}", fit("", LABEL));
+    let _ = write!(text, "\n\n{}", fit(&picture.unit(), LABEL));
     let mut last = None;
     for (symbol, kind) in picture.ring(symbols) {
         if last != Some(kind) {

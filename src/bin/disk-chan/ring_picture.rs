@@ -119,6 +119,14 @@ impl Picture {
         }
     }
 
+    /// What a column or box is.
+    pub fn unit(&self) -> String {
+        match self.scale {
+            Scale::Boxes(_) | Scale::Columns(1) => "pages".into(),
+            Scale::Columns(share) => format!("{share} pages"),
+        }
+    }
+
     /// The line of the pages.
     pub fn ring(&self, symbols: Symbols) -> Vec<(char, Kind)> {
         match self.scale {

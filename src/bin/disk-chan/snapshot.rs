@@ -21,7 +21,7 @@ pub const SELDOM: u32 = 10;
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
 
 /// How a channel stood.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// When it was looked at.
     pub at: Instant,
@@ -43,7 +43,7 @@ pub struct Snapshot {
 }
 
 /// How a group stood.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GroupNow {
     pub stats: GroupStats,
     /// The first place that it was not done with.

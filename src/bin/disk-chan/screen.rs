@@ -1,0 +1,252 @@
+//! What `top` shows: a function of what is known of the files and of the room there is.
+
+use std::collections::VecDeque;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::symbols;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Paragraph, Sparkline, Widget, Wrap};
+
+use crate::figures::{brief, count, duration, fit, per_second, printable, size};
+use crate::rates::Rates;
+use crate::ring_picture::{Kind, Picture, Symbols};
+use crate::snapshot::{GroupNow, Snapshot};
+
+/// Lines of a panel that shows anything: border, figures, sparkline, ring, senders, a group, border.
+const LEAST: u16 = 8;
+/// Lines of the sparkline, where there is room.
+const SPARK: u16 = 3;
+/// Rates that are kept.
+pub const HISTORY: usize = 400;
+/// Columns of a group's name.
+const NAME: usize = 14;
+
+/// What is known of a file.
+pub struct Panel {
+    /// Its path, as it was given.
+    pub name: String,
+    /// Nothing before it was first looked at; an error as long as it cannot be.
+    pub now: Option<Result<(Snapshot, Rates), String>>,
+    /// Messages a second, the newest last.
+    pub history: VecDeque<u64>,
+    /// The first group that is shown.
+    pub scroll: usize,
+}
+
+impl Panel {
+    pub fn new(name: String) -> Self {
+        Self { name, now: None, history: VecDeque::new(), scroll: 0 }
+    }
+
+    /// What was seen now.
+    pub fn saw(&mut self, now: Result<(Snapshot, Rates), String>) {
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(now.as_ref().map_or(0, |(_, rates)| rates.messages as u64));
+        self.now = Some(now);
+    }
+
+    /// Groups that it can show.
+    pub fn groups(&self) -> usize {
+        self.now.as_ref().and_then(|now| now.as_ref().ok()).map_or(0, |(now, _)| now.groups.len())
+    }
+}
+
+/// Draws the panels: all, or as many as there is room for, from the chosen one on.
+pub fn draw(panels: &[Panel], chosen: usize, symbols: Symbols, area: Rect, buf: &mut Buffer) {
+    let [body, foot] = Layout::vertical([Constraint::Fill(1), Constraint::Length(1)]).areas(area);
+    let fit = usize::from(body.height / LEAST).clamp(1, panels.len().max(1));
+    let first = chosen.min(panels.len().saturating_sub(fit));
+    let rooms = Layout::vertical(vec![Constraint::Fill(1); fit]).split(body);
+    for (at, room) in rooms.iter().enumerate() {
+        if let Some(panel) = panels.get(first + at) {
+            draw_panel(panel, panels.len() > 1 && first + at == chosen, symbols, *room, buf);
+        }
+    }
+    let hidden = panels.len() - fit.min(panels.len());
+    let more = if hidden > 0 { format!(", {hidden} more files") } else { String::new() };
+    let keys = if panels.len() > 1 { "q quit, Tab next file, Up and Down groups" } else { "q quit, Up and Down groups" };
+    Line::from(format!(" {keys}{more}")).dim().render(foot, buf);
+}
+
+fn draw_panel(panel: &Panel, is_chosen: bool, symbols: Symbols, area: Rect, buf: &mut Buffer) {
+    let mut title = vec![Span::from(format!(" {} ", printable(&panel.name))).bold()];
+    let mut border = if is_chosen { Style::new().bold() } else { Style::new().dim() };
+    match &panel.now {
+        Some(Ok((now, _))) => title.push(Span::from(format!("{} ", now.state()))),
+        Some(Err(_)) => border = Style::new().fg(Color::Red),
+        None => {}
+    }
+    let set = if symbols.are_blocks() { symbols::border::PLAIN } else { ASCII_BORDER };
+    let block = Block::bordered().border_set(set).border_style(border).title(Line::from(title));
+    let inner = block.inner(area);
+    block.render(area, buf);
+    match &panel.now {
+        Some(Ok((now, rates))) => draw_channel(panel, now, rates, symbols, inner, buf),
+        Some(Err(error)) => {
+            let text = format!("{}\n\ntrying again", printable(error));
+            Paragraph::new(text).wrap(Wrap { trim: true }).red().render(inner, buf);
+        }
+        None => Line::from("looking").dim().render(inner, buf),
+    }
+}
+
+fn draw_channel(panel: &Panel, now: &Snapshot, rates: &Rates, symbols: Symbols, area: Rect, buf: &mut Buffer) {
+    // Figures, ring and senders, then groups; what is left is the sparkline's, which has what it needs first.
+    let groups = now.groups.len().max(1) as u16 + 1;
+    let spark = area.height.saturating_sub(3 + groups.min(4)).clamp(1, SPARK);
+    let rows = [Constraint::Length(1), Constraint::Length(spark), Constraint::Length(2), Constraint::Fill(1)];
+    let [figures, sparkline, ring, table] = Layout::vertical(rows).areas(area);
+    Line::from(figures_line(now, rates)).render(figures, buf);
+    draw_sparkline(panel, symbols, sparkline, buf);
+
+    let columns = Columns::of(area.width.into());
+    let picture = Picture::new(now, usize::from(area.width).saturating_sub(columns.width() + 1));
+    let mut head: Vec<Span> = vec![Span::from(columns.head() + " ").bold()];
+    head.extend(picture.ring(symbols).into_iter().map(|(symbol, kind)| Span::styled(symbol.to_string(), style(kind))));
+    let senders = format!("{} {}", fit("senders", columns.width()), picture.marked(now.stats.end_offset, symbols));
+    Paragraph::new(vec![Line::from(head), Line::from(senders).green()]).render(ring, buf);
+
+    let room = usize::from(table.height);
+    let mut lines: Vec<Line> = Vec::new();
+    let first = panel.scroll.min(now.groups.len().saturating_sub(room));
+    for group in now.groups.iter().skip(first).take(room) {
+        let rate = rates.groups.get(&group.stats.name).copied();
+        let marked = picture.marked(group.position, symbols);
+        let row = Line::from(format!("{} {marked}", columns.row(now, group, rate)));
+        lines.push(if lost(group) > 0 { row.yellow() } else { row });
+    }
+    if first + room < now.groups.len() && let Some(last) = lines.last_mut() {
+        *last = Line::from(format!("{} more groups", now.groups.len() - first - room + 1)).dim();
+    }
+    if now.groups.is_empty() {
+        lines.push(Line::from("no groups").dim());
+    }
+    Paragraph::new(lines).render(table, buf);
+}
+
+fn figures_line(now: &Snapshot, rates: &Rates) -> Vec<Span<'static>> {
+    let mut line = vec![
+        Span::from(format!("{} msg/s", per_second(rates.messages))).bold().green(),
+        Span::from(format!("  {}/s", size(rates.bytes as u64))),
+        Span::from(format!("  {} messages in {}", brief(now.messages()), size(now.bytes()))),
+        Span::from(format!("  {:.0}% full", now.fill() * 100.0)),
+        Span::from(format!(" ({} of {} pages)", count(now.stats.pages as u64), count(now.geometry.max_pages as u64))),
+    ];
+    if let Some(oldest) = now.pages.iter().find_map(|page| page.oldest) {
+        line.push(Span::from(format!("  oldest {}", duration(now.age(oldest)))));
+    }
+    line.push(Span::from(format!("  durable below {}", now.stats.durable_offset)));
+    line
+}
+
+fn draw_sparkline(panel: &Panel, symbols: Symbols, area: Rect, buf: &mut Buffer) {
+    let columns = usize::from(area.width);
+    let skipped = panel.history.len().saturating_sub(columns);
+    let shown: Vec<u64> = panel.history.iter().copied().skip(skipped).collect();
+    let most = shown.iter().copied().max().unwrap_or(0);
+    // The newest is at the right edge.
+    let padded = vec![0; columns - shown.len()].into_iter().chain(shown);
+    let set = if symbols.are_blocks() { symbols::bar::NINE_LEVELS } else { ASCII_BARS };
+    Sparkline::default().data(padded.collect::<Vec<u64>>()).bar_set(set).style(Color::Cyan).render(area, buf);
+    if most > 0 {
+        Line::from(format!("most {}/s", brief(most))).dim().render(area, buf);
+    }
+}
+
+/// The columns of the table that there is room for, beside the picture.
+struct Columns {
+    name: usize,
+    /// Titles, and the width that each needs.
+    shown: &'static [(&'static str, usize)],
+}
+
+const COLUMNS: [(&str, usize); 9] = [
+    ("lag", 7),
+    ("done/s", 7),
+    ("oldest", 8),
+    ("held", 5),
+    ("bytes", 8),
+    ("back", 5),
+    ("again", 7),
+    ("lost", 7),
+    ("dead", 7),
+];
+
+impl Columns {
+    fn of(width: usize) -> Self {
+        let (name, shown) = match width {
+            ..60 => (NAME - 4, 2),
+            60..130 => (NAME, 4),
+            130..160 => (NAME + 6, 6),
+            _ => (NAME + 10, COLUMNS.len()),
+        };
+        Self { name, shown: &COLUMNS[..shown] }
+    }
+
+    fn width(&self) -> usize {
+        self.name + self.shown.iter().map(|(_, width)| width + 1).sum::<usize>()
+    }
+
+    fn head(&self) -> String {
+        let titles = self.shown.iter().map(|(title, width)| format!(" {title:>width$}"));
+        fit("group", self.name) + &titles.collect::<String>()
+    }
+
+    fn row(&self, now: &Snapshot, group: &GroupNow, rate: Option<f64>) -> String {
+        let stats = &group.stats;
+        let cell = |title: &str| match title {
+            "lag" => brief(stats.lag),
+            "done/s" => rate.map_or_else(|| "-".into(), per_second),
+            "oldest" => stats.oldest_unfinished.map_or_else(|| "-".into(), |time| duration(now.age(time))),
+            "held" => stats.held.to_string(),
+            "bytes" => size(stats.lag_bytes),
+            "back" => stats.returned.to_string(),
+            "again" => brief(stats.redelivered),
+            "lost" => brief(lost(group)),
+            _ => brief(stats.dead_lettered),
+        };
+        let cells = self.shown.iter().map(|&(title, width)| format!(" {:>width$}", cell(title)));
+        fit(&printable(stats.name.as_str()), self.name) + &cells.collect::<String>()
+    }
+}
+
+/// Messages that a group was never done with.
+fn lost(group: &GroupNow) -> u64 {
+    let stats = &group.stats;
+    [stats.expired, stats.gone, stats.damaged].into_iter().fold(stats.lagged, u64::saturating_add)
+}
+
+fn style(kind: Kind) -> Style {
+    match kind {
+        Kind::Used => Style::new().cyan(),
+        Kind::Written => Style::new().green(),
+        Kind::Free | Kind::Border => Style::new().dim(),
+    }
+}
+
+const ASCII_BORDER: symbols::border::Set<'static> = symbols::border::Set {
+    top_left: "+",
+    top_right: "+",
+    bottom_left: "+",
+    bottom_right: "+",
+    vertical_left: "|",
+    vertical_right: "|",
+    horizontal_top: "-",
+    horizontal_bottom: "-",
+};
+
+const ASCII_BARS: symbols::bar::Set<'static> = symbols::bar::Set {
+    full: "#",
+    seven_eighths: "#",
+    three_quarters: "=",
+    five_eighths: "=",
+    half: "-",
+    three_eighths: "-",
+    one_quarter: "_",
+    one_eighth: "_",
+    empty: " ",
+};
