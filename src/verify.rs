@@ -462,6 +462,12 @@ fn claims(found: &mut Verification, mem: Memory<'_>) {
     let oldest = tail(mem);
     for group in Group::all(mem) {
         let mut back = BTreeSet::new();
+        let unused = group.cells().count()..mem.layout.geometry.max_held;
+        for number in unused.filter(|&number| !group.cell(number).is_new()) {
+            let what = format!("cell {number} says something, and was never used: what is counted in it may be wrong");
+            let group = Some(name_of(mem, group.number()));
+            found.add(Finding { group, ..Finding::new(Part::Claim, Remedy::Forgotten, what) });
+        }
         for (number, cell) in group.cells().enumerate() {
             let Some(seen) = cell.read() else { continue };
             let offset = seen.offset();
