@@ -92,6 +92,15 @@
 //! [`records`] reads elsewhere. What comes of it are verified copies; it moves no group and holds up nobody.
 //! [`Channel::seek_group`] moves a group. [`Headers`] go with a message.
 //!
+//! # Values, streams, sinks
+//!
+//! With the feature `serde`, `Sender::typed` and `Receiver::typed` send and receive values instead of bytes, by
+//! `Postcard`, `Json` or a `Codec` of one's own; `Message::decode` borrows from the file. A message that does not decode
+//! is an error that has it, and [`Lease::reject`] makes a message a dead letter at once.
+//!
+//! [`Receiver::stream`] and [`Receiver::lease_stream`] are streams, [`Sender::sink`] is a sink, for the combinators of
+//! `futures`.
+//!
 //! # Partitions
 //!
 //! [`Partitioned`] is a directory of channels, among which a key chooses. The receivers of a group share them, in
@@ -144,7 +153,8 @@
 //! `layout` specifies the file. `page` is reserving, committing and reading in one page; `ring` is
 //! the pages in order; `ops` is what running sends say about themselves, `cells` what is said of a
 //! message that was handed out; `group`, `lifecycle`, `claim`, `extend` and `several` are the receiving
-//! side, `reap` is what the dead left there, `dead` are dead letters, `headers` what goes with a message; `read` is
+//! side, `reap` is what the dead left there, `dead` are dead letters, `headers` what goes with a message; `buffer` is
+//! where messages are made, `stream` and `sink` are for `futures`, `codec` and `typed` for values; `read` is
 //! reading without a group, `raw` reading the bytes of a page; `geometry` is what a channel was made with;
 //! `opens` is who has the file open, `fork` what a child does not have; `wait` is sleeping and waking, `watcher`
 //! looks for wakes that never came. `durability` is syncing; `create`,

@@ -8,7 +8,7 @@ use crate::claim::Want;
 use crate::codec::{Codec, Postcard};
 use crate::typed::{Typed, TypedRecvError, TypedStream, Undecoded};
 use crate::{
-    IntoLeaseStream, IntoMessageStream, Lease, LeaseStream, Message, MessageStream, OwnedMessage, Receiver,
+    IntoLeaseStream, IntoMessageStream, Lease, LeaseStream, Message, MessageStream, OwnedMessage, Receiver, RecvError,
     RecvTimeoutError, TryRecvError,
 };
 use serde::de::DeserializeOwned;
@@ -120,6 +120,19 @@ impl<T: DeserializeOwned, C: Codec> TypedReceiver<T, C> {
         self.received(claimed)
     }
 
+    /// As [`recv_timeout`](Self::recv_timeout), up to a moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_deadline(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<Typed<T, Message<'_>>, TypedRecvError<OwnedMessage, RecvTimeoutError>> {
+        let claimed = self.receiver.claim_until(Want::Message, Some(deadline));
+        self.received(claimed)
+    }
+
     /// Leases a value; waits until there is one.
     ///
     /// # Errors
@@ -162,6 +175,36 @@ impl<T: DeserializeOwned, C: Codec> TypedReceiver<T, C> {
     pub fn lease_for(&mut self, timeout: Duration) -> Result<Typed<T, Lease>, TypedRecvError<Lease, RecvTimeoutError>> {
         let claimed = self.receiver.claim_until(Want::Lease, Instant::now().checked_add(timeout));
         self.leased(claimed)
+    }
+
+    /// As [`lease_for`](Self::lease_for), up to a moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`lease_for`](Self::lease_for).
+    pub fn lease_deadline(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<Typed<T, Lease>, TypedRecvError<Lease, RecvTimeoutError>> {
+        let claimed = self.receiver.claim_until(Want::Lease, Some(deadline));
+        self.leased(claimed)
+    }
+
+    /// Leases up to `limit` values; waits until there is one, and takes what else is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Receiver::lease_many`]; one that does not decode is an error in its place.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Receiver::lease_many`].
+    pub async fn lease_many(
+        &mut self,
+        limit: usize,
+    ) -> Result<Vec<Result<Typed<T, Lease>, Undecoded<Lease>>>, RecvError> {
+        let leases = self.receiver.lease_many(limit).await?;
+        Ok(leases.into_iter().map(Typed::of::<C>).collect())
     }
 
     /// The values, of copied messages; ends as [`Receiver::iter`].

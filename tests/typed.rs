@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::error::Error;
 use std::fmt::Debug;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Dir, body, drain_numbers, fill, open_new, small, small_channel, within_tokio};
 use disk_chan::{
@@ -66,7 +66,7 @@ async fn faces<C: Codec>(overflow: Overflow) {
         tx.blocking_send_durable(&order(5)).unwrap(),
     ];
     assert!(channel.durable_offset() > offsets[5]);
-    for n in 6..20 {
+    for n in 6..25 {
         offsets.push(tx.clone().blocking_send(&order(n)).unwrap());
     }
     let mut n = 0;
@@ -82,7 +82,7 @@ async fn faces<C: Codec>(overflow: Overflow) {
             assert!(got.headers().is_empty() && got.key().is_none() && !got.message().is_empty());
         })*};
     }
-    receive! { rx.recv().await; rx.blocking_recv(); rx.try_recv(); rx.recv_timeout(long); }
+    receive! { rx.recv().await; rx.blocking_recv(); rx.try_recv(); rx.recv_timeout(long); rx.recv_deadline(Instant::now() + long); }
     macro_rules! lease {
         ($($leased:expr;)*) => {$({
             let got = $leased.unwrap();
@@ -90,18 +90,18 @@ async fn faces<C: Codec>(overflow: Overflow) {
             got.ack().unwrap();
         })*};
     }
-    lease! { rx.lease().await; rx.blocking_lease(); rx.try_lease(); rx.lease_for(long); }
+    lease! { rx.lease().await; rx.blocking_lease(); rx.try_lease(); rx.lease_for(long); rx.lease_deadline(Instant::now() + long); }
     receive! { rx.iter().next().unwrap(); rx.try_iter().next().unwrap(); rx.stream().next().await.unwrap(); }
-    lease! { rx.lease_stream().next().await.unwrap(); }
+    lease! { rx.lease_stream().next().await.unwrap(); rx.lease_many(1).await.unwrap().remove(0); }
     let got = rx.blocking_recv().unwrap();
     check(&got, got.offset(), 1);
-    assert_eq!(got.into_value(), order(12));
-    check(&order(12 + 1), rx.receiver().blocking_recv().unwrap().offset(), 1);
+    assert_eq!(got.into_value(), order(15));
+    check(&order(15 + 1), rx.receiver().blocking_recv().unwrap().offset(), 1);
     // The receiver in a stream, one after the other.
     let mut stream = rx.into_stream();
     let got = stream.next().await.unwrap().unwrap();
     check(&got, got.offset(), 1);
-    assert_eq!(got.into_value(), order(14));
+    assert_eq!(got.into_value(), order(17));
     drop(stream);
     channel.close();
     let rest = channel.blocking_subscribe("g").unwrap().typed_with::<Order, C>().into_lease_stream();
@@ -110,7 +110,7 @@ async fn faces<C: Codec>(overflow: Overflow) {
         check(&value, lease.offset(), 1);
         lease.ack().unwrap();
     }
-    assert_eq!((n, channel.groups()[0].lag), (20, 0));
+    assert_eq!((n, channel.groups()[0].lag), (25, 0));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use tempfile::TempDir;
 
 pub const USAGE: &str = "\
-usage: benches [grid] [latency] [growth] [open] [idle] [lookup] [OPTIONS]
+usage: benches [grid] [latency] [growth] [open] [idle] [lookup] [typed] [OPTIONS]
 
   Without a part, all of them.
 
@@ -27,15 +27,17 @@ pub enum Part {
     Open,
     Idle,
     Lookup,
+    Typed,
 }
 
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
     ("grid", Part::Grid),
     ("latency", Part::Latency),
     ("growth", Part::Growth),
     ("open", Part::Open),
     ("idle", Part::Idle),
     ("lookup", Part::Lookup),
+    ("typed", Part::Typed),
 ];
 
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ mod machine;
 mod opening;
 mod process;
 mod report;
+mod typed;
 
 use std::process::ExitCode;
 
@@ -62,6 +63,9 @@ fn main() -> ExitCode {
     }
     if args.runs(Part::Lookup) {
         lookup::lookup(&args, &mut report);
+    }
+    if args.runs(Part::Typed) {
+        typed::typed_channels(&args, &mut report);
     }
     println!("\nall figures: {}", report.out().join("bench.json").display());
     ExitCode::SUCCESS
