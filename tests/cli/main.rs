@@ -2,5 +2,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod info;
+mod looking;
 mod run;
+mod tail;
+mod top;
 mod usage;

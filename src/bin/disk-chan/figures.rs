@@ -23,8 +23,13 @@ pub fn count(number: u64) -> String {
 
 /// A number in at most seven places: `123,456`, then `1.23M`.
 pub fn brief(number: u64) -> String {
-    const UNITS: [(u64, char); 5] =
-        [(1_000_000_000_000_000_000, 'E'), (1_000_000_000_000_000, 'P'), (1_000_000_000_000, 'T'), (1_000_000_000, 'G'), (1_000_000, 'M')];
+    const UNITS: [(u64, char); 5] = [
+        (1_000_000_000_000_000_000, 'E'),
+        (1_000_000_000_000_000, 'P'),
+        (1_000_000_000_000, 'T'),
+        (1_000_000_000, 'G'),
+        (1_000_000, 'M'),
+    ];
     match UNITS.iter().find(|(unit, _)| number >= *unit) {
         Some((unit, name)) => format!("{}{name}", three_digits(number as f64 / *unit as f64)),
         None => count(number),
@@ -124,7 +129,8 @@ mod tests {
         assert_eq!([999_999, 1_000_000, 12_345_678, u64::MAX].map(brief), ["999,999", "1.00M", "12.3M", "18.4E"]);
         assert_eq!([0, 999, 1536, 1 << 30, u64::MAX].map(size), ["0 B", "999 B", "1.50 KiB", "1.00 GiB", "16.0 EiB"]);
         assert_eq!([0.0, 0.25, 9.5, 12_345.6].map(per_second), ["0", "0.2", "9.5", "12,345"]);
-        let times = [0, 35_000_000, 350_000_000, 12_345_000_000, 303_000_000_000, 12_000_000_000_000, 1_054_800_000_000_000];
+        let times =
+            [0, 35_000_000, 350_000_000, 12_345_000_000, 303_000_000_000, 12_000_000_000_000, 1_054_800_000_000_000];
         let shown = ["0 µs", "35.0 ms", "0.35 s", "12.3 s", "5m 03s", "3h 20m", "12d 05h"];
         assert_eq!(times.map(|t| duration(Duration::from_nanos(t))), shown);
     }

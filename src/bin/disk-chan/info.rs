@@ -25,7 +25,9 @@ const LABEL: usize = 12;
 ///
 /// It only looks: it holds up nobody, and works on a file that is in use, may only be read, or wants recovery.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  disk-chan info orders.chan\n  disk-chan info --json orders.chan | jq '.groups[].lag'")]
+#[command(
+    after_help = "Example:\n  disk-chan info orders.chan\n  disk-chan info --json orders.chan | jq '.groups[].lag'"
+)]
 pub struct Args {
     /// The channel
     file: PathBuf,
@@ -115,7 +117,7 @@ fn as_json(args: &Args, now: &Snapshot, letters: &DeadLetters) -> Value {
         "ring": {
             "messages": now.messages(),
             "bytes": now.bytes(),
-            "fill": now.fill(),
+            "unread": now.unread(),
             "pages": stats.pages,
             "free_pages": stats.free_pages,
             "page_turns": stats.page_turns,
@@ -235,6 +237,7 @@ fn facts(text: &mut String, now: &Snapshot, letters: &DeadLetters, columns: usiz
     out.label("ring");
     out.fact(&format!("{} pages of {}", count(g.max_pages as u64), size(g.page_size as u64)));
     out.fact(&format!("{} in use, {} free", count(stats.pages as u64), count(stats.free_pages as u64)));
+    out.fact(&format!("{:.0}% unread", now.unread() * 100.0));
     out.fact(&format!("{} page turns", count(stats.page_turns)));
     out.fact(&format!("file of {}", size(g.file_bytes)));
     out.label("messages");
@@ -318,7 +321,14 @@ fn groups(text: &mut String, now: &Snapshot, columns: usize) {
     let _ = write!(
         text,
         "\n\n{} {:>12} {:>7} {:>8} {:>8} {:>6} {:>5} {:>6}",
-        name("group"), "at", "lag", "bytes", "oldest", "held", "back", "again"
+        name("group"),
+        "at",
+        "lag",
+        "bytes",
+        "oldest",
+        "held",
+        "back",
+        "again"
     );
     for GroupNow { stats, position } in &now.groups {
         let _ = write!(

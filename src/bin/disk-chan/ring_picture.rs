@@ -100,7 +100,8 @@ impl Picture {
     pub fn new(snapshot: &Snapshot, width: usize) -> Self {
         let max_pages = snapshot.geometry.max_pages;
         let room = (width.saturating_sub(1) / max_pages).saturating_sub(1).min(WIDEST);
-        let scale = if room >= NARROWEST { Scale::Boxes(room) } else { Scale::Columns(max_pages.div_ceil(width.max(1))) };
+        let scale =
+            if room >= NARROWEST { Scale::Boxes(room) } else { Scale::Columns(max_pages.div_ceil(width.max(1))) };
         let pages = snapshot.pages.iter().map(|page| Page {
             number: page.number,
             len: page.len,
