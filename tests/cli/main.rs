@@ -3,5 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod metrics;
+mod info;
+mod looking;
 mod run;
+mod tail;
+mod top;
 mod usage;

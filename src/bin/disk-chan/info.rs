@@ -117,7 +117,7 @@ fn as_json(args: &Args, now: &Snapshot, letters: &DeadLetters) -> Value {
         "ring": {
             "messages": now.messages(),
             "bytes": now.bytes(),
-            "fill": now.fill(),
+            "unread": now.unread(),
             "pages": stats.pages,
             "free_pages": stats.free_pages,
             "page_turns": stats.page_turns,
@@ -237,6 +237,7 @@ fn facts(text: &mut String, now: &Snapshot, letters: &DeadLetters, columns: usiz
     out.label("ring");
     out.fact(&format!("{} pages of {}", count(g.max_pages as u64), size(g.page_size as u64)));
     out.fact(&format!("{} in use, {} free", count(stats.pages as u64), count(stats.free_pages as u64)));
+    out.fact(&format!("{:.0}% unread", now.unread() * 100.0));
     out.fact(&format!("{} page turns", count(stats.page_turns)));
     out.fact(&format!("file of {}", size(g.file_bytes)));
     out.label("messages");

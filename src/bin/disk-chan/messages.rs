@@ -135,7 +135,8 @@ mod tests {
     #[test]
     fn json_for_a_terminal_is_the_same_json() {
         let dir = tempfile::tempdir().unwrap();
-        let channel = disk_chan::Options::new().page_size(64 << 10).max_pages(2).blocking_open(dir.path().join("c")).unwrap();
+        let channel =
+            disk_chan::Options::new().page_size(64 << 10).max_pages(2).blocking_open(dir.path().join("c")).unwrap();
         channel.sender().blocking_send("\u{9b}\u{7f}\u{1b}é").unwrap();
         let record = channel.reader().try_read().unwrap();
         let line = json_line(&record, true);

@@ -78,7 +78,11 @@ mod tests {
         let channel = options.blocking_open(dir.path().join("c")).unwrap();
         let mut rx = channel.blocking_subscribe("g").unwrap();
         let tx = channel.sender();
-        let mut send = |n: usize| (0..n).for_each(|_| drop(tx.blocking_send([7; 100]).unwrap()));
+        let send = |n: usize| {
+            for _ in 0..n {
+                tx.blocking_send([7; 100]).unwrap();
+            }
+        };
         send(100);
         let before = Snapshot::take(&channel);
         send(1000);
@@ -101,7 +105,9 @@ mod tests {
         let _rx = channel.blocking_subscribe("g").unwrap();
         let tx = channel.sender();
         let before = Snapshot::take(&channel);
-        (0..10_000).for_each(|_| drop(tx.blocking_send([7; 100]).unwrap()));
+        for _ in 0..10_000 {
+            tx.blocking_send([7; 100]).unwrap();
+        }
         let now = rates(&before, Snapshot::take(&channel));
         assert!((9_000.0..11_000.0).contains(&now.messages), "{now:?}");
         assert!(now.groups[&"g".into()] < 1000.0, "it had none of them: {now:?}");

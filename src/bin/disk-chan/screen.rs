@@ -16,7 +16,7 @@ use crate::snapshot::{GroupNow, Snapshot};
 
 /// Lines of a panel that shows anything: border, figures, sparkline, ring, senders, a group, border.
 const LEAST: u16 = 8;
-/// Lines of the sparkline, where there is room.
+/// The part of a panel that the sparkline takes, where there is room.
 const SPARK: u16 = 3;
 /// Rates that are kept.
 pub const HISTORY: usize = 400;
@@ -67,21 +67,28 @@ pub fn draw(panels: &[Panel], chosen: usize, symbols: Symbols, area: Rect, buf: 
         }
     }
     let hidden = panels.len() - fit.min(panels.len());
-    let more = if hidden > 0 { format!(", {hidden} more files") } else { String::new() };
-    let keys = if panels.len() > 1 { "q quit, Tab next file, Up and Down groups" } else { "q quit, Up and Down groups" };
+    let more = if hidden > 0 {
+        format!(", {hidden} more {}", if hidden == 1 { "file" } else { "files" })
+    } else {
+        String::new()
+    };
+    let keys =
+        if panels.len() > 1 { "q quit, Tab next file, Up and Down groups" } else { "q quit, Up and Down groups" };
     Line::from(format!(" {keys}{more}")).dim().render(foot, buf);
 }
 
 fn draw_panel(panel: &Panel, is_chosen: bool, symbols: Symbols, area: Rect, buf: &mut Buffer) {
-    let mut title = vec![Span::from(format!(" {} ", printable(&panel.name))).bold()];
+    let title = Line::from(format!(" {} ", printable(&panel.name))).bold();
+    let mut state = String::new();
     let mut border = if is_chosen { Style::new().bold() } else { Style::new().dim() };
     match &panel.now {
-        Some(Ok((now, _))) => title.push(Span::from(format!("{} ", now.state()))),
+        Some(Ok((now, _))) => state = format!(" {} ", now.state()),
         Some(Err(_)) => border = Style::new().fg(Color::Red),
         None => {}
     }
     let set = if symbols.are_blocks() { symbols::border::PLAIN } else { ASCII_BORDER };
-    let block = Block::bordered().border_set(set).border_style(border).title(Line::from(title));
+    let block = Block::bordered().border_set(set).border_style(border);
+    let block = block.title(Line::from(state).right_aligned()).title(title);
     let inner = block.inner(area);
     block.render(area, buf);
     match &panel.now {
@@ -95,9 +102,8 @@ fn draw_panel(panel: &Panel, is_chosen: bool, symbols: Symbols, area: Rect, buf:
 }
 
 fn draw_channel(panel: &Panel, now: &Snapshot, rates: &Rates, symbols: Symbols, area: Rect, buf: &mut Buffer) {
-    // Figures, ring and senders, then groups; what is left is the sparkline's, which has what it needs first.
-    let groups = now.groups.len().max(1) as u16 + 1;
-    let spark = area.height.saturating_sub(3 + groups.min(4)).clamp(1, SPARK);
+    let groups = now.groups.len().clamp(1, usize::from(area.height)) as u16;
+    let spark = area.height.saturating_sub(3 + groups).clamp(1, (area.height / SPARK).max(1));
     let rows = [Constraint::Length(1), Constraint::Length(spark), Constraint::Length(2), Constraint::Fill(1)];
     let [figures, sparkline, ring, table] = Layout::vertical(rows).areas(area);
     Line::from(figures_line(now, rates)).render(figures, buf);
@@ -119,7 +125,9 @@ fn draw_channel(panel: &Panel, now: &Snapshot, rates: &Rates, symbols: Symbols, 
         let row = Line::from(format!("{} {marked}", columns.row(now, group, rate)));
         lines.push(if lost(group) > 0 { row.yellow() } else { row });
     }
-    if first + room < now.groups.len() && let Some(last) = lines.last_mut() {
+    if first + room < now.groups.len()
+        && let Some(last) = lines.last_mut()
+    {
         *last = Line::from(format!("{} more groups", now.groups.len() - first - room + 1)).dim();
     }
     if now.groups.is_empty() {
@@ -133,8 +141,8 @@ fn figures_line(now: &Snapshot, rates: &Rates) -> Vec<Span<'static>> {
         Span::from(format!("{} msg/s", per_second(rates.messages))).bold().green(),
         Span::from(format!("  {}/s", size(rates.bytes as u64))),
         Span::from(format!("  {} messages in {}", brief(now.messages()), size(now.bytes()))),
-        Span::from(format!("  {:.0}% full", now.fill() * 100.0)),
-        Span::from(format!(" ({} of {} pages)", count(now.stats.pages as u64), count(now.geometry.max_pages as u64))),
+        Span::from(format!("  {:.0}% unread", now.unread() * 100.0)),
+        Span::from(format!("  {} of {} pages", count(now.stats.pages as u64), count(now.geometry.max_pages as u64))),
     ];
     if let Some(oldest) = now.pages.iter().find_map(|page| page.oldest) {
         line.push(Span::from(format!("  oldest {}", duration(now.age(oldest)))));
@@ -250,3 +258,108 @@ const ASCII_BARS: symbols::bar::Set<'static> = symbols::bar::Set {
     one_eighth: "_",
     empty: " ",
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring_picture::{ASCII, BLOCKS};
+    use disk_chan::{Channel, Options};
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    fn channel(dir: &tempfile::TempDir, groups: usize) -> Channel {
+        let options = Options::new().page_size(128 << 10).max_pages(8);
+        let channel = options.blocking_open(dir.path().join("c")).unwrap();
+        let rxs: Vec<_> = (0..groups).map(|n| channel.blocking_subscribe(format!("group {n}")).unwrap()).collect();
+        let tx = channel.sender();
+        while channel.end_offset().page() < 3 {
+            tx.blocking_send([7; 100]).unwrap();
+        }
+        for (n, mut rx) in rxs.into_iter().enumerate() {
+            assert!(rx.try_iter().take(10 * n).count() == 10 * n);
+        }
+        channel
+    }
+
+    fn panel(channel: &Channel) -> Panel {
+        let mut panel = Panel::new("orders.chan".into());
+        for rate in [0, 500, 1000, 12_345] {
+            let now = Snapshot::take(channel);
+            let groups = now.groups.iter().map(|group| (group.stats.name.clone(), 7.0)).collect();
+            panel.saw(Ok((now, Rates { messages: f64::from(rate), bytes: 2e6, groups })));
+        }
+        panel
+    }
+
+    fn drawn(panels: &[Panel], chosen: usize, symbols: Symbols, columns: u16, rows: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(columns, rows)).unwrap();
+        terminal.draw(|frame| draw(panels, chosen, symbols, frame.area(), frame.buffer_mut())).unwrap();
+        let cells = terminal.backend().buffer().content();
+        cells.chunks(usize::from(columns).max(1)).map(|line| line.iter().map(|cell| cell.symbol()).collect()).collect()
+    }
+
+    #[test]
+    fn a_channel_at_80_and_at_200_columns() {
+        let dir = tempfile::tempdir().unwrap();
+        let channel = channel(&dir, 3);
+        for (columns, symbols, marker, rows) in [(80, BLOCKS, '▲', 24), (200, BLOCKS, '▲', 50), (80, ASCII, '^', 24)]
+        {
+            let shown = drawn(&[panel(&channel)], 0, symbols, columns, rows);
+            let line =
+                |text: &str| shown.iter().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{shown:#?}"));
+            assert!(line("12,345 msg/s").contains("1.91 MiB/s"), "{shown:#?}");
+            assert!(line("4 of 8 pages").contains("% unread"), "{shown:#?}");
+            assert!(line("orders.chan").contains("open once"), "{shown:#?}");
+            let at = |text: &str| line(text).chars().position(|c| c == marker).unwrap();
+            assert!(at("group 0") <= at("group 1") && at("group 1") <= at("group 2"), "{shown:#?}");
+            assert!(at("group 2") < at("senders"), "{shown:#?}");
+            let row: Vec<&str> = line("group 2").split_whitespace().skip(2).collect();
+            assert_eq!(row[..2], [&*crate::figures::brief(channel.len() - 20), "7.0"], "lag and done a second");
+            assert_eq!(line("group  ").contains("lost"), columns == 200, "{shown:#?}");
+            let history = shown.iter().filter(|line| line.ends_with(if marker == '^' { "#|" } else { "█│" })).count();
+            assert!(history >= usize::from(rows / 3) - 2, "the highest rate fills the sparkline\n{shown:#?}");
+            assert!(symbols.are_blocks() || shown.iter().all(|line| line.is_ascii()), "{shown:#?}");
+        }
+    }
+
+    #[test]
+    fn groups_that_do_not_fit_are_counted_and_can_be_scrolled_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let channel = channel(&dir, 30);
+        let mut panel = panel(&channel);
+        let shown = |panel: Panel| drawn(&[panel], 0, BLOCKS, 80, 24).concat();
+        panel.scroll = 25;
+        let end = shown(panel);
+        assert!(end.contains("group 9 ") && !end.contains("more groups"), "{end}");
+        let begin = shown(self::panel(&channel));
+        assert!(begin.contains("group 0 ") && begin.contains("more groups") && !begin.contains("group 9 "), "{begin}");
+    }
+
+    #[test]
+    fn errors_and_more_files_than_fit() {
+        let dir = tempfile::tempdir().unwrap();
+        let channel = channel(&dir, 1);
+        let mut panels = vec![panel(&channel)];
+        for name in ["gone.chan", "third.chan", "fourth.chan"] {
+            panels.push(Panel::new(name.into()));
+        }
+        panels[1].saw(Err("gone.chan: is\u{1b}[2J not there".into()));
+        let shown = drawn(&panels, 0, BLOCKS, 80, 24).join("\n");
+        assert!(shown.contains("12,345 msg/s") && shown.contains("gone.chan: is\\u{1b}[2J not there"), "{shown}");
+        assert!(shown.contains("2 more files") && !shown.contains("fourth"), "{shown}");
+        let shown = drawn(&panels, 3, BLOCKS, 80, 24).join("\n");
+        assert!(shown.contains("fourth.chan") && shown.contains("looking") && !shown.contains("msg/s"), "{shown}");
+        assert!(drawn(&panels, 3, BLOCKS, 80, 50).join("\n").contains("msg/s"), "there is room for all");
+    }
+
+    /// Whatever room there is, down to none.
+    #[test]
+    fn any_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let channel = channel(&dir, 5);
+        let panels = [panel(&channel), Panel::new("b".into())];
+        for columns in (0..40).chain([79, 129, 130, 159, 160, 300]) {
+            (0..20).for_each(|rows| drop(drawn(&panels, 1, BLOCKS, columns, rows)));
+        }
+    }
+}

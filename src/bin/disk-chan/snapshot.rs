@@ -118,10 +118,20 @@ impl Snapshot {
         self.time.duration_since(time).unwrap_or_default()
     }
 
-    /// How full the ring is, from 0 to 1: nothing more comes to a page that is sealed.
-    pub fn fill(&self) -> f64 {
-        let used = |page: &PageInfo| if page.sealed { 1.0 } else { self.page_fill(page) };
-        self.pages.iter().map(used).sum::<f64>() / self.geometry.max_pages as f64
+    /// How much of the ring the slowest group has before it, from 0 to 1. Where a full ring blocks senders, they wait
+    /// at 1. Without a group nobody has read anything.
+    pub fn unread(&self) -> f64 {
+        let slowest = self.groups.iter().map(|group| group.position).min().unwrap_or_default();
+        let unread = |page: &PageInfo| {
+            // Nothing more comes to a page that is sealed.
+            let used = if page.sealed { 1.0 } else { self.page_fill(page) };
+            match page.number == slowest.page() {
+                true => used * (1.0 - (slowest.index() as f64 / page.len.max(1) as f64).min(1.0)),
+                false => used,
+            }
+        };
+        let pages = self.pages.iter().filter(|page| page.number >= slowest.page());
+        pages.map(unread).sum::<f64>() / self.geometry.max_pages as f64
     }
 
     /// How full a page is, from 0 to 1.

@@ -125,7 +125,9 @@ impl Tail<'_> {
                 Ok(_) => {}
                 Err(TryReadError::Overwritten(oldest)) => {
                     self.out.flush()?;
-                    say(format_args!("messages before {oldest} were overwritten before they were read: going on there"));
+                    say(format_args!(
+                        "messages before {oldest} were overwritten before they were read: going on there"
+                    ));
                 }
                 Err(TryReadError::Empty | TryReadError::Disconnected) => break,
                 Err(error) => return Err(error.into()),
