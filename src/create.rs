@@ -47,44 +47,44 @@ pub fn create(options: &Options, path: &Path) -> Result<Option<Unshared>, OpenEr
 }
 
 impl Unnamed {
-/// Makes the file of a channel that is to lie at `path`.
-pub fn new(options: &Options, path: &Path, layout: Layout) -> Result<Self, OpenError> {
-    let size = layout.file_bytes();
-    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current
-        && size > limit
-    {
-        return Err(OpenError::FileTooLarge { path: path.into(), size, limit });
+    /// Makes the file of a channel that is to lie at `path`.
+    pub fn new(options: &Options, path: &Path, layout: Layout) -> Result<Self, OpenError> {
+        let size = layout.file_bytes();
+        if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current
+            && size > limit
+        {
+            return Err(OpenError::FileTooLarge { path: path.into(), size, limit });
+        }
+        let parent = parent_of(path);
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let mode = rustix::fs::Mode::from_raw_mode(0o600 as RawMode);
+        let made = Unshared::open(|| Ok(rustix::fs::open(parent, flags, mode)?));
+        let file = made.map_err(failed(path, "create a file in its directory"))?;
+        check_file_system(options, path, &file)?;
+        sys::allocate(&file, size).map_err(failed(path, "allocate it"))?;
+        let mut random = [0; 16];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| failed(path, "get a random number")(e.into()))?;
+        let half = |from: usize| u64::from_le_bytes(std::array::from_fn(|i| random[from + i]));
+        let first = options.first_page;
+        let header = Header {
+            sequence: 1,
+            uuid: [half(0), half(8)],
+            geometry: layout.geometry,
+            page_limit: first.saturating_add(PAGE_LIMIT_STEP).min(MAX_PAGE_NUMBER + 1),
+            clean: true,
+            boot_id: [0; 2],
+            device: 0,
+            inode: 0,
+            created_at: now(),
+            era: 0,
+            check: 0,
+            head: 0,
+        };
+        let map = Map::new(&file, layout, header.uuid, Access::ReadWrite).map_err(failed(path, "map it"))?;
+        map.memory().format(first);
+        Ok(Self { map, header, file })
     }
-    let parent = parent_of(path);
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let mode = rustix::fs::Mode::from_raw_mode(0o600 as RawMode);
-    let made = Unshared::open(|| Ok(rustix::fs::open(parent, flags, mode)?));
-    let file = made.map_err(failed(path, "create a file in its directory"))?;
-    check_file_system(options, path, &file)?;
-    sys::allocate(&file, size).map_err(failed(path, "allocate it"))?;
-    let mut random = [0; 16];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .map_err(|e| failed(path, "get a random number")(e.into()))?;
-    let half = |from: usize| u64::from_le_bytes(std::array::from_fn(|i| random[from + i]));
-    let first = options.first_page;
-    let header = Header {
-        sequence: 1,
-        uuid: [half(0), half(8)],
-        geometry: layout.geometry,
-        page_limit: first.saturating_add(PAGE_LIMIT_STEP).min(MAX_PAGE_NUMBER + 1),
-        clean: true,
-        boot_id: [0; 2],
-        device: 0,
-        inode: 0,
-        created_at: now(),
-        era: 0,
-        check: 0,
-        head: 0,
-    };
-    let map = Map::new(&file, layout, header.uuid, Access::ReadWrite).map_err(failed(path, "map it"))?;
-    map.memory().format(first);
-    Ok(Self { map, header, file })
-}
 }
 
 /// Gives a file its header, and then its name; false if that is there already.

@@ -225,7 +225,9 @@ pub enum RewriteError {
         path: PathBuf,
     },
     /// The messages need more pages than the new file would have.
-    #[error("the messages need {needed} pages of this size, and there would be {pages}: use more pages, or larger ones")]
+    #[error(
+        "the messages need {needed} pages of this size, and there would be {pages}: use more pages, or larger ones"
+    )]
     DoesNotFit {
         /// Pages that they need.
         needed: u64,

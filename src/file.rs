@@ -509,7 +509,12 @@ fn checked(map: &Map, synced: io::Result<()>) -> io::Result<()> {
 }
 
 /// Why a channel cannot be used as it is; nothing if it can.
-pub(crate) fn what_is_wrong(mem: Memory<'_>, header: &Header, here: ([u64; 2], u64, u64), in_use: bool) -> Option<Cause> {
+pub(crate) fn what_is_wrong(
+    mem: Memory<'_>,
+    header: &Header,
+    here: ([u64; 2], u64, u64),
+    in_use: bool,
+) -> Option<Cause> {
     let coherent = (header.boot_id, header.device, header.inode) == here;
     // One that was never opened has nothing that could be checked.
     let never_opened = header.clean && header.boot_id == [0; 2];
@@ -523,7 +528,13 @@ pub(crate) fn what_is_wrong(mem: Memory<'_>, header: &Header, here: ([u64; 2], u
     (!in_use && !sound()).then_some(Cause::Damaged)
 }
 
-pub(crate) fn recover(map: &Map, cause: Cause, known: Known, options: &Options, path: &Path) -> Result<Recovered, OpenError> {
+pub(crate) fn recover(
+    map: &Map,
+    cause: Cause,
+    known: Known,
+    options: &Options,
+    path: &Path,
+) -> Result<Recovered, OpenError> {
     let recovered = recovery::recover(map.memory(), cause, known, |at| options.report_progress(path, at));
     recovered.map_err(|what| OpenError::Damaged { path: path.into(), what: what.into() })
 }

@@ -95,11 +95,7 @@ impl<'a> Group<'a> {
                     given.extend(Acks::bits(self.left(&seen)).map(|bit| (seen.offset_at(bit), attempts + 1)));
                 }
                 ClaimState::Several => given.extend(Acks::bits(self.left(&seen)).map(|bit| (seen.offset_at(bit), 1))),
-                ClaimState::Free
-                | ClaimState::Taken
-                | ClaimState::Intent
-                | ClaimState::Done
-                | ClaimState::Gone => {}
+                ClaimState::Free | ClaimState::Taken | ClaimState::Intent | ClaimState::Done | ClaimState::Gone => {}
             }
         }
         given

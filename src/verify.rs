@@ -186,9 +186,8 @@ impl Look<'_> {
             tries += 1;
             // One that is being written; a header that verifies tells who can be writing.
             let opens = each.iter().flatten().map(|header| header.geometry.max_opens).next();
-            let may_be_written = opens.is_some_and(|opens| {
-                sys::is_any_open_locked(self.file, opens.min(4096)).unwrap_or(true)
-            });
+            let may_be_written =
+                opens.is_some_and(|opens| sys::is_any_open_locked(self.file, opens.min(4096)).unwrap_or(true));
             if !may_be_written || each.iter().all(Result::is_ok) || tries == HEADER_TRIES {
                 break each;
             }
@@ -362,7 +361,8 @@ fn checks(found: &mut Verification, mem: Memory<'_>, control: u64) {
             found.add(Finding { page, place: Some(place), ..finding });
         }
         for number in clean::groups_ever(mem).filter(|&number| !clean::is_group_sound(mem, place, number)) {
-            let finding = Finding::new(Part::Group, Remedy::Untouched, "its words in the page are not as they were left");
+            let finding =
+                Finding::new(Part::Group, Remedy::Untouched, "its words in the page are not as they were left");
             found.add(Finding { page, place: Some(place), group: Some(name_of(mem, number)), ..finding });
         }
     }
@@ -391,7 +391,11 @@ fn order(found: &mut Verification, mem: Memory<'_>) {
         } else {
             continue;
         };
-        found.add(Finding { place: Some(place), page: Some(number), ..Finding::new(Part::Page, Remedy::Rebuilt, what) });
+        found.add(Finding {
+            place: Some(place),
+            page: Some(number),
+            ..Finding::new(Part::Page, Remedy::Rebuilt, what)
+        });
     }
 }
 
@@ -433,7 +437,8 @@ fn groups(found: &mut Verification, mem: Memory<'_>, in_use: bool) {
                 let bits = Acks::of(page.word(at).load(Acquire), group.tag(number));
                 // The slots after the acks.
                 let done = Acks::bits(bits).map(|bit| chunk * 32 + bit as usize);
-                let is_there = |&index: &usize| index < layout.slots && page.slot(number, index) != SlotState::Untouched;
+                let is_there =
+                    |&index: &usize| index < layout.slots && page.slot(number, index) != SlotState::Untouched;
                 for index in done.filter(|index| !is_there(index)) {
                     wrong.push((Some(Offset::new(number, index)), "is said to be done, and was not sent".into()));
                 }
@@ -476,8 +481,12 @@ fn claims(found: &mut Verification, mem: Memory<'_>) {
             let may_be = offset.page() < oldest || slot == SlotState::Damaged;
             let what = match seen.word.state() {
                 _ if may_be => continue,
-                ClaimState::Returned if !group.was_given(offset) => "says that a message was given back that was not given",
-                ClaimState::Returned if !back.insert(offset) => "says that a message was given back, as another one does",
+                ClaimState::Returned if !group.was_given(offset) => {
+                    "says that a message was given back that was not given"
+                }
+                ClaimState::Returned if !back.insert(offset) => {
+                    "says that a message was given back, as another one does"
+                }
                 ClaimState::Held if !matches!(slot, SlotState::Committed(_)) => {
                     "says that a message was handed out that is not there"
                 }
@@ -489,4 +498,3 @@ fn claims(found: &mut Verification, mem: Memory<'_>) {
         }
     }
 }
-

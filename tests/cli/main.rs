@@ -2,5 +2,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dump;
+mod resize;
 mod run;
 mod usage;
+mod verify;
+mod whole;

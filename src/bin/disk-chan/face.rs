@@ -11,8 +11,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use disk_chan::{
-    Channel, Create, MoveGroupError, Offset, OpenError, Options, RemoveGroupError, RewriteError,
-    SubscribeError,
+    Channel, Create, MoveGroupError, Offset, OpenError, Options, RemoveGroupError, RewriteError, SubscribeError,
 };
 
 use crate::Outcome;

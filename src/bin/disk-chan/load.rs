@@ -106,7 +106,9 @@ fn load(args: &Args, lines: &mut Lines) -> Outcome<(u64, Written)> {
             Some("group") => group(&line).map(|group| groups.push(group)),
             Some("done") => done(&mut groups, &line),
             Some("given") => given(&mut groups, &line),
-            Some("end") if line["messages"] != messages => Err(format!("says {} messages, and there were {messages}", line["messages"])),
+            Some("end") if line["messages"] != messages => {
+                Err(format!("says {} messages, and there were {messages}", line["messages"]))
+            }
             Some("end") => break,
             _ => Err("is none that can come here".into()),
         };

@@ -108,7 +108,8 @@ fn said(done: &Rewritten, written: bool) -> String {
         });
         if group.attempts_lost > 0 {
             let lost = group.attempts_lost;
-            lines.push(format!("group {}: how often {lost} messages were handed out is not known any more", group.name));
+            lines
+                .push(format!("group {}: how often {lost} messages were handed out is not known any more", group.name));
         }
     }
     lines.extend(done.recovered.as_ref().map(recovery_said));
