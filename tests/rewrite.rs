@@ -4,8 +4,8 @@ mod common;
 
 use common::{Dir, PAGE, body, drain_numbers, number, send, small};
 use disk_chan::{
-    Cause, Channel, ChannelWriter, Create, GroupProgress, Headers, Lease, Offset, OpenError, Options, Overflow, Rewrite,
-    RewriteError, Start, TryRecvError,
+    Cause, Channel, ChannelWriter, Create, GroupProgress, Headers, Lease, Offset, OpenError, Options, Overflow,
+    Rewrite, RewriteError, Start, TryRecvError,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -259,7 +259,10 @@ fn other_things_than_the_ring_change_if_they_are_to() {
     let (old, same, other) = (look("test.chan"), look("same"), look("other"));
     assert_eq!(same.geometry(), old.geometry());
     assert!(same.is_closed() && !same.same_channel(&old));
-    assert_eq!((other.overflow(), other.geometry().max_age, other.geometry().max_groups), (Overflow::DropOldest, None, 3));
+    assert_eq!(
+        (other.overflow(), other.geometry().max_age, other.geometry().max_groups),
+        (Overflow::DropOldest, None, 3)
+    );
     assert_eq!((other.geometry().max_attempts, other.geometry().lease_timeout), (None, Some(Duration::from_secs(7))));
 }
 
@@ -281,7 +284,8 @@ fn too_few_claim_cells_lose_the_attempts_alone() {
     send(&channel.sender(), 0..6, 100);
     let leases: Vec<_> = (0..5).map(|_| rx.try_lease().unwrap()).collect();
     drop((leases, rx, channel));
-    let done = Rewrite::new().options(Options::new().max_held(2)).write(dir.file(), dir.join("new"), |_, _| {}).unwrap();
+    let done =
+        Rewrite::new().options(Options::new().max_held(2)).write(dir.file(), dir.join("new"), |_, _| {}).unwrap();
     assert_eq!(done.groups[0].attempts_lost, 3);
     let channel = Options::new().blocking_open(dir.join("new")).unwrap();
     let got = common::drain(&mut channel.blocking_subscribe("g").unwrap());

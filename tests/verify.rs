@@ -249,10 +249,10 @@ fn what_cannot_be_opened_says_why() {
     flip(&dir, BLOCK + 6);
     let found = verify(dir.file()).unwrap();
     assert!(matches!(found.refused, Some(OpenError::Damaged { .. })));
-    assert_eq!(found.findings.iter().map(|f| (f.part, f.copy, f.remedy)).collect::<Vec<_>>(), [
-        (Part::Header, Some(0), Remedy::Refused),
-        (Part::Header, Some(1), Remedy::Refused)
-    ]);
+    assert_eq!(
+        found.findings.iter().map(|f| (f.part, f.copy, f.remedy)).collect::<Vec<_>>(),
+        [(Part::Header, Some(0), Remedy::Refused), (Part::Header, Some(1), Remedy::Refused)]
+    );
 
     let (dir, sent) = closed();
     let file = File::options().write(true).open(dir.file()).unwrap();
