@@ -551,12 +551,16 @@ impl<'a> Group<'a> {
 
     /// The first place that the group is not done with.
     pub fn position(self, ring: &Ring<'a>) -> Offset {
+        self.places_not_done(ring, Offset::default()).next().unwrap_or(ring.end()).max(self.start())
+    }
+
+    /// The places from an offset on that the group is not done with, in their order.
+    pub fn places_not_done(self, ring: &Ring<'a>, from: Offset) -> impl Iterator<Item = Offset> {
         let done: HashSet<Offset> = self.done_and_not_acked().collect();
-        let end = ring.end();
-        let of_page = |number| self.unfinished(number).map(move |index| Offset::new(number, index));
+        let of_page = move |number| self.unfinished(number).map(move |index| Offset::new(number, index));
         // What was taken away is not to come.
-        let pages = ring.pages().filter(|&number| !self.has_lost(number));
-        pages.flat_map(of_page).find(|at| !done.contains(at)).unwrap_or(end).max(self.start())
+        let pages = ring.pages().filter(move |&number| number >= from.page() && !self.has_lost(number));
+        pages.flat_map(of_page).filter(move |at| *at >= from && !done.contains(at))
     }
 
     /// Places between the group's first unfinished message and the end: messages, done or not, and

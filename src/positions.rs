@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::group::Group;
-use crate::layout::MAX_GROUP_NAME;
+use crate::layout::{MAX_GROUP_NAME, SlotState};
 use crate::lifecycle::NotCreated;
 use crate::{Channel, GroupName, MoveGroupError, Offset, Start};
 use std::io;
@@ -116,6 +116,42 @@ impl Channel {
         }
         let ring = self.root.ring();
         Group::all(ring.mem).filter_map(|group| Some((group.name()?, group.position(&ring)))).collect()
+    }
+}
+
+impl Channel {
+    /// Where the messages lie that a group is not done with, in their order, from an offset on, up to `limit` of
+    /// them. Nothing if there is no such group.
+    ///
+    /// Those that a receiver holds at the moment are among them; it does not matter how often a message was handed
+    /// out. What does not verify is found only when it is read. It moves nothing, and works in a
+    /// [read-only](crate::Options::read_only) open.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("orders.chan");
+    /// # let channel = disk_chan::Options::new().page_size(1 << 20).max_pages(4).blocking_open(&path)?;
+    /// let mut rx = channel.blocking_subscribe("billing")?;
+    /// channel.sender().blocking_send_many(&["a", "b", "c"])?;
+    /// let first = rx.blocking_lease()?;
+    /// drop(rx.blocking_recv()?); // b is done
+    /// let open = channel.unfinished("billing", channel.first_offset(), 100).expect("a group");
+    /// assert_eq!(open.len(), 2);
+    /// assert_eq!(open[0], first.offset());
+    /// assert_eq!(&*channel.get(open[1])?, b"c");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unfinished(&self, group: impl Into<GroupName>, from: Offset, limit: usize) -> Option<Vec<Offset>> {
+        if self.root.is_inherited() {
+            return None;
+        }
+        let ring = self.root.ring();
+        let group = Group::find(ring.mem, &group.into())?;
+        let is_message = |at: &Offset| {
+            let slot = ring.page(at.page()).slot(at.page(), at.index() as usize);
+            matches!(slot, SlotState::Committed(_))
+        };
+        Some(group.places_not_done(&ring, from).filter(is_message).take(limit).collect())
     }
 }
 

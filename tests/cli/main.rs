@@ -2,10 +2,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-mod metrics;
+mod dump;
 mod info;
 mod looking;
-mod dump;
+mod metrics;
 mod resize;
 mod run;
 mod tail;

@@ -127,6 +127,42 @@ impl std::fmt::Display for NotFound {
 
 impl Error for NotFound {}
 
+/// It was told to stop, by this signal.
+#[derive(Debug)]
+pub struct Interrupted(pub i32);
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "interrupted by signal {}", self.0)
+    }
+}
+
+impl Error for Interrupted {}
+
+/// An error, and what was being done, or what to do about it.
+#[derive(Debug)]
+pub struct Context {
+    what: String,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl std::fmt::Display for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl Error for Context {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// For `map_err`: the error with something said before it.
+pub fn context<E: Into<Box<dyn Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> Context {
+    |error| Context { what: what.into(), source: error.into() }
+}
+
 /// The exit status of an error.
 pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
     let mut at = Some(error);
@@ -142,6 +178,9 @@ pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
 fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     if error.is::<NotFound>() {
         return Some(NOT_FOUND);
+    }
+    if let Some(Interrupted(signal)) = error.downcast_ref() {
+        return u8::try_from(128 + signal).ok();
     }
     if let Some(error) = error.downcast_ref::<OpenError>() {
         return match error {

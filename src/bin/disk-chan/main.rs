@@ -4,25 +4,32 @@
 mod bench;
 mod dead_letters;
 mod dump;
+mod exec;
 mod face;
 mod figures;
 mod geometry;
 mod groups;
 mod info;
+mod input;
 mod load;
+mod message_json;
 mod messages;
 mod metrics;
-mod pipe;
+mod output;
 mod plan;
 mod progress;
 mod rates;
+mod recv;
 mod repair;
 mod resize;
 mod ring_picture;
 mod screen;
+mod send;
 mod snapshot;
+mod stop;
 mod tail;
 mod top;
+mod unfinished;
 mod verify;
 
 use std::error::Error;
@@ -50,8 +57,8 @@ struct Cli {
 enum Command {
     Info(info::Args),
     Tail(tail::Args),
-    Send(pipe::SendArgs),
-    Recv(pipe::RecvArgs),
+    Send(send::Args),
+    Recv(recv::Args),
     Groups(groups::Args),
     DeadLetters(dead_letters::Args),
     Top(top::Args),
@@ -78,8 +85,8 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Info(args) => info::run(args, face),
         Command::Tail(args) => tail::run(args, face),
-        Command::Send(args) => pipe::send(args),
-        Command::Recv(args) => pipe::recv(args),
+        Command::Send(args) => send::run(args, face),
+        Command::Recv(args) => recv::run(args, face),
         Command::Groups(args) => groups::run(args, face),
         Command::DeadLetters(args) => dead_letters::run(args, face),
         Command::Top(args) => top::run(args, face),
