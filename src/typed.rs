@@ -203,9 +203,9 @@ impl<T: fmt::Debug, M: fmt::Debug> fmt::Debug for Typed<T, M> {
 /// A message that does not decode, which was handed out with this error. The next receive goes on behind it.
 ///
 /// Dropped, it ends without holding up its group: one that was *received* is done, as any that is received. One that
-/// was *leased* is [rejected](Lease::reject), that is, a dead letter at once; where the channel has no dead letters it
-/// is given back, and comes again before any new message until somebody acks it. So let a channel of leased values
-/// have [`max_attempts`](crate::Options::max_attempts).
+/// was *leased* is [rejected](Lease::reject), that is, a dead letter at once, for which the thread may wait for the
+/// disk; where the channel has no dead letters it is given back, and comes again before any new message until somebody
+/// acks it. So let a channel of leased values have [`max_attempts`](crate::Options::max_attempts).
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();

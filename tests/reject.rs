@@ -111,7 +111,7 @@ fn without_dead_letters_it_is_given_back() {
 #[test]
 fn a_late_reject_changes_nothing() {
     within(60, || {
-        let (_dir, channel) = open_new(options().lease_timeout(Duration::from_millis(60)));
+        let (_dir, channel) = open_new(options().lease_timeout(Duration::from_millis(400)));
         let mut rx = channel.blocking_subscribe("g").unwrap();
         send(&channel.sender(), [7], 64);
         let stuck = rx.blocking_lease().unwrap();
