@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod dump;
+mod repair;
 mod resize;
 mod run;
 mod usage;
