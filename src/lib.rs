@@ -78,7 +78,7 @@
 //!
 //! # Whole files
 //!
-//! [`verify`] looks at everything in a file, also while it is in use, and says what is wrong, where, and what becomes
+//! [`verify()`] looks at everything in a file, also while it is in use, and says what is wrong, where, and what becomes
 //! of it. [`Rewrite`] copies a channel that nobody has open into a new file: of another size, or what is whole of a
 //! damaged one; each group has left there what it had left. [`ChannelWriter`] writes a new one from anything.
 //!

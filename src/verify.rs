@@ -75,7 +75,7 @@ pub fn verify_with(path: impl AsRef<Path>, mut told: impl FnMut(u64, u64)) -> Re
     let path = path.as_ref();
     let file = file::open_to_look(path)?;
     if !file.metadata().map_err(failed(path, "look at it"))?.is_file() {
-        return Ok(Verification::refused(OpenError::NotAChannel { path: path.into() }));
+        return Ok(Verification::of_error(OpenError::NotAChannel { path: path.into() }));
     }
     let mut tries = 0;
     loop {
@@ -96,7 +96,7 @@ struct Look<'a> {
 }
 
 impl Verification {
-    fn refused(error: OpenError) -> Self {
+    fn of_error(error: OpenError) -> Self {
         let mut found = Self::new(FileState::Clean);
         found.refuse(error);
         found

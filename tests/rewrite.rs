@@ -33,7 +33,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (8..1500usize, any::<bool>()).prop_map(|(len, key)| Step::Send { len, key }),
+        4 => (prop_oneof![8..200usize, 2000..6000usize], any::<bool>()).prop_map(|(len, key)| Step::Send { len, key }),
         4 => (0..3usize).prop_map(|group| Step::Take { group }),
         3 => (0..3usize, 0..9usize).prop_map(|(group, which)| Step::Ack { group, which }),
         1 => (0..3usize, 0..9usize).prop_map(|(group, which)| Step::GiveBack { group, which }),
