@@ -101,6 +101,12 @@
 //! [`Receiver::stream`] and [`Receiver::lease_stream`] are streams, [`Sender::sink`] is a sink, for the combinators of
 //! `futures`.
 //!
+//! # Whole files
+//!
+//! [`verify()`] looks at everything in a file, also while it is in use, and says what is wrong, where, and what becomes
+//! of it. [`Rewrite`] copies a channel that nobody has open into a new file: of another size, or what is whole of a
+//! damaged one; each group has left there what it had left. [`ChannelWriter`] writes a new one from anything.
+//!
 //! # Partitions
 //!
 //! [`Partitioned`] is a directory of channels, among which a key chooses. The receivers of a group share them, in
@@ -159,7 +165,9 @@
 //! `opens` is who has the file open, `fork` what a child does not have; `wait` is sleeping and waking, `watcher`
 //! looks for wakes that never came. `durability` is syncing; `create`,
 //! `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves, `found` what an
-//! open finds, `recovery` what it makes of the rest. `partitioned` is several channels in a directory, `manifest`
+//! open finds, `recovery` what it makes of the rest. `verify` and `finding` are what is wrong with a file; `offline` is
+//! one that nobody has open, `progress` what its groups are done with, and `rewrite`, `packing` and `writer` make a
+//! new one of it. `partitioned` is several channels in a directory, `manifest`
 //! says how many; `holder` is who holds which of them, `balance` who should, `holdings` does the one for the other,
 //! and `partitioned_receiver` receives from what it holds. Each begins with its invariants, and they work on
 //! references to atomics: the models in `loom-tests` run the same

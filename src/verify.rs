@@ -37,6 +37,10 @@ use std::time::Duration;
 const TRIES: usize = 3;
 /// How often a header is read that is being written, a millisecond apart.
 const HEADER_TRIES: usize = 50;
+/// How often it is read once nobody can be writing it.
+const CALM: usize = 3;
+/// A channel is not open more often at once.
+const MOST_OPENS: usize = 4096;
 
 /// Looks at everything in a file, and changes nothing: it may be in use, not be writable, or be anything.
 ///
@@ -71,7 +75,7 @@ pub fn verify_with(path: impl AsRef<Path>, mut told: impl FnMut(u64, u64)) -> Re
     let path = path.as_ref();
     let file = file::open_to_look(path)?;
     if !file.metadata().map_err(failed(path, "look at it"))?.is_file() {
-        return Ok(Verification::refused(OpenError::NotAChannel { path: path.into() }));
+        return Ok(Verification::of_error(OpenError::NotAChannel { path: path.into() }));
     }
     let mut tries = 0;
     loop {
@@ -92,7 +96,7 @@ struct Look<'a> {
 }
 
 impl Verification {
-    fn refused(error: OpenError) -> Self {
+    fn of_error(error: OpenError) -> Self {
         let mut found = Self::new(FileState::Clean);
         found.refuse(error);
         found
@@ -173,7 +177,7 @@ impl Look<'_> {
 
     /// The header that counts, or why there is none; what is wrong with each copy.
     fn header(&self, found: &mut Verification) -> Result<Result<Header, OpenError>, OpenError> {
-        let mut tries = 0;
+        let (mut tries, mut calm) = (0, 0);
         let each = loop {
             let each = match Header::read_each(self.path, self.file) {
                 Ok(each) => each,
@@ -183,12 +187,13 @@ impl Look<'_> {
                     return Ok(Err(error));
                 }
             };
+            // It is written by who has the file open, or opens it; and may have been, a moment ago.
+            let opens = each.iter().flatten().map(|header| header.geometry.max_opens.min(MOST_OPENS)).next();
+            let is_used = |opens| sys::is_any_open_locked(self.file, opens).unwrap_or(true);
+            let is_changed = sys::is_locked(self.file, LockByte::OpenLock).unwrap_or(true);
             tries += 1;
-            // One that is being written; a header that verifies tells who can be writing.
-            let opens = each.iter().flatten().map(|header| header.geometry.max_opens).next();
-            let may_be_written =
-                opens.is_some_and(|opens| sys::is_any_open_locked(self.file, opens.min(4096)).unwrap_or(true));
-            if !may_be_written || each.iter().all(Result::is_ok) || tries == HEADER_TRIES {
+            calm = if is_changed || opens.is_some_and(is_used) { 0 } else { calm + 1 };
+            if calm == CALM || each.iter().all(Result::is_ok) || tries == HEADER_TRIES {
                 break each;
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -227,6 +227,13 @@ fn what_contradicts_itself_is_named_where_it_is() {
     let durable = found(&|dir| set(dir, 2 * BLOCK + 5 * LINE, 99 << 20));
     assert_eq!(one(&durable).part, Part::Control);
 
+    let poison = found(&|dir| set(dir, 2 * BLOCK + 4 * LINE + 4, 6));
+    assert_eq!(
+        (poison.state, one(&poison).part, one(&poison).remedy),
+        (FileState::Poisoned, Part::File, Remedy::Rebuilt)
+    );
+    assert_eq!(poison.recovery.unwrap().cause, Cause::Poisoned);
+
     let record = found(&|dir| set(dir, PAGES + SLOT + 6, 1 << 29 | (5 * RECORD_WORDS) as u64));
     assert_eq!(one(&record).offset.unwrap().to_string(), "0:6");
     assert!(record.findings[0].what.contains("a record of 0:5"), "{record:#?}");

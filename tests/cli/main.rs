@@ -6,6 +6,7 @@ mod dump;
 mod info;
 mod looking;
 mod metrics;
+mod repair;
 mod resize;
 mod run;
 mod tail;

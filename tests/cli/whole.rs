@@ -4,6 +4,7 @@ use crate::common::{Dir, body, small};
 use crate::run::{arg, disk_chan, output, text};
 use disk_chan::{Channel, Headers, Options};
 use serde_json::Value;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitStatus;
 
@@ -65,4 +66,25 @@ pub fn to_nobody<const N: usize>(args: [&str; N]) -> ExitStatus {
 /// Whether `verify` finds nothing.
 pub fn is_sound(path: &Path) -> bool {
     output(["verify", arg(path)]).status.success()
+}
+
+/// Changes a byte of the `n`th message of 100 bytes.
+pub fn damage(path: &Path, n: usize) {
+    let channel = Options::new().read_only(true).blocking_open(path).unwrap();
+    let at = channel.page_bytes(0).unwrap().range().start + n as u64 * (32 + 104) + 40;
+    drop(channel);
+    flip(path, at);
+}
+
+/// Changes a byte.
+pub fn flip(path: &Path, at: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[!byte[0]], at).unwrap();
+}
+
+/// The last line of JSON that a command printed.
+pub fn last(lines: &str) -> Value {
+    serde_json::from_str(lines.lines().last().unwrap()).unwrap()
 }
