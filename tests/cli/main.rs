@@ -6,5 +6,6 @@ mod info;
 mod looking;
 mod run;
 mod tail;
+mod terminal;
 mod top;
 mod usage;
