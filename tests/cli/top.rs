@@ -14,7 +14,7 @@ fn at_80_and_at_200_columns_until_it_is_told_to_quit() {
     for columns in [80, 200] {
         for end in ["q", "\u{1b}", "\u{3}"] {
             let mut terminal = Terminal::start(columns, &["top", arg(&dir.file()), "--every", "100ms"]);
-            terminal.shows(&["test.chan", "open once", "msg/s", "5 of 8 pages", "q quit", "start "]);
+            terminal.shows(&["test.chan", "open once", "msg/s", "% unread", "q quit", "start "]);
             let screen = terminal.screen();
             let line = |name: &str| screen.lines().find(|line| line.starts_with(&format!("│{name} "))).unwrap();
             let column = |name: &str, of: char| line(name).chars().position(|c| c == of);
