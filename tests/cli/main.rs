@@ -10,6 +10,7 @@ mod repair;
 mod resize;
 mod run;
 mod tail;
+mod terminal;
 mod top;
 mod usage;
 mod verify;

@@ -3,6 +3,7 @@
 use crate::common::{Dir, PATIENCE, eventually, small, within};
 use crate::looking::{answer, copied, hostile, json};
 use crate::run::{arg, disk_chan, failure, output, text};
+use crate::terminal::Terminal;
 use disk_chan::{Channel, Headers, Options, Overflow};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -89,6 +90,25 @@ fn bytes_that_are_no_text() {
     let value = json(&answer(&["tail", "--json", arg(&dir.file())])).remove(0);
     assert!(value["base64"].as_str().unwrap().starts_with("AAECAwQF") && value.get("text").is_none(), "{value}");
     assert!(!answer(&["tail", "--grep", r"(?-u)\xfe\xff", arg(&dir.file())]).stdout.is_empty());
+}
+
+/// To a terminal nothing goes that would do something else than be read.
+#[test]
+fn a_message_does_not_drive_the_terminal() {
+    let dir = Dir::new();
+    let channel = small().blocking_open(dir.file()).unwrap();
+    channel.sender().blocking_send(b"evil \x1b[2J\x1b]0;title\x07\xff\xc2\x9b two\nlines").unwrap();
+    for (format, shown) in [
+        ("text", "evil \\u{1b}[2J\\u{1b}]0;title\\u{7}\\xff\\u{9b} two"),
+        ("hex", "wo.lines|"),
+        ("json", "\"base64\":\"ZXZp"),
+    ] {
+        let terminal = Terminal::start(200, &["tail", "--format", format, arg(&dir.file())]);
+        terminal.shows(&[shown]);
+        let said = terminal.said();
+        assert!(!said.contains(['\u{1b}', '\u{7}', '\u{9b}', '\u{fffd}']), "{said:?}");
+        assert!(terminal.ended().success());
+    }
 }
 
 #[test]

@@ -220,3 +220,16 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_time_can_be_said() {
+        let after = |ms| time(SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+        assert_eq!(after(1_000), "1970-01-01T00:00:01.000Z");
+        assert_eq!(after(u64::MAX), "9999-12-31T23:59:59.999Z");
+        assert_eq!(time(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00.000Z");
+    }
+}

@@ -106,7 +106,7 @@ fn draw_channel(panel: &Panel, now: &Snapshot, rates: &Rates, symbols: Symbols, 
     let spark = area.height.saturating_sub(3 + groups).clamp(1, (area.height / SPARK).max(1));
     let rows = [Constraint::Length(1), Constraint::Length(spark), Constraint::Length(2), Constraint::Fill(1)];
     let [figures, sparkline, ring, table] = Layout::vertical(rows).areas(area);
-    Line::from(figures_line(now, rates)).render(figures, buf);
+    Line::from(figures_line(now, rates, area.width.into())).render(figures, buf);
     draw_sparkline(panel, symbols, sparkline, buf);
 
     let columns = Columns::of(area.width.into());
@@ -136,18 +136,27 @@ fn draw_channel(panel: &Panel, now: &Snapshot, rates: &Rates, symbols: Symbols, 
     Paragraph::new(lines).render(table, buf);
 }
 
-fn figures_line(now: &Snapshot, rates: &Rates) -> Vec<Span<'static>> {
-    let mut line = vec![
-        Span::from(format!("{} msg/s", per_second(rates.messages))).bold().green(),
-        Span::from(format!("  {}/s", size(rates.bytes as u64))),
-        Span::from(format!("  {} messages in {}", brief(now.messages()), size(now.bytes()))),
-        Span::from(format!("  {:.0}% unread", now.unread() * 100.0)),
-        Span::from(format!("  {} of {} pages", count(now.stats.pages as u64), count(now.geometry.max_pages as u64))),
+/// As many figures as there is room for, the first ones first.
+fn figures_line(now: &Snapshot, rates: &Rates, columns: usize) -> Vec<Span<'static>> {
+    let rate = format!("{} msg/s", per_second(rates.messages));
+    let oldest = now.pages.iter().find_map(|page| page.oldest);
+    let figures = [
+        format!("{}/s", size(rates.bytes as u64)),
+        format!("{} messages in {}", brief(now.messages()), size(now.bytes())),
+        format!("{:.0}% unread", now.unread() * 100.0),
+        format!("{} of {} pages", count(now.stats.pages as u64), count(now.geometry.max_pages as u64)),
+        oldest.map_or_else(String::new, |oldest| format!("oldest {}", duration(now.age(oldest)))),
+        format!("durable below {}", now.stats.durable_offset),
     ];
-    if let Some(oldest) = now.pages.iter().find_map(|page| page.oldest) {
-        line.push(Span::from(format!("  oldest {}", duration(now.age(oldest)))));
+    let mut used = rate.len();
+    let mut line = vec![Span::from(rate).bold().green()];
+    for figure in figures.into_iter().filter(|figure| !figure.is_empty()) {
+        used += 2 + figure.len();
+        if used > columns {
+            break;
+        }
+        line.push(Span::from(format!("  {figure}")));
     }
-    line.push(Span::from(format!("  durable below {}", now.stats.durable_offset)));
     line
 }
 
@@ -308,7 +317,8 @@ mod tests {
             let line =
                 |text: &str| shown.iter().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{shown:#?}"));
             assert!(line("12,345 msg/s").contains("1.91 MiB/s"), "{shown:#?}");
-            assert!(line("4 of 8 pages").contains("% unread"), "{shown:#?}");
+            assert!(line("% unread").contains("messages in"), "{shown:#?}");
+            assert_eq!(line("% unread").contains("durable below 0:0"), columns == 200, "{shown:#?}");
             assert!(line("orders.chan").contains("open once"), "{shown:#?}");
             let at = |text: &str| line(text).chars().position(|c| c == marker).unwrap();
             assert!(at("group 0") <= at("group 1") && at("group 1") <= at("group 2"), "{shown:#?}");
