@@ -123,12 +123,12 @@ fn json_says_everything() {
     let [first, second] = &values[..] else { panic!("{values:?}") };
     assert_eq!(first["offset"], "0:0");
     assert_eq!((&first["text"], &first["len"], &first["key"]), (&"one\ntea".into(), &7.into(), &"customer 7".into()));
-    let headers = serde_json::json!([{"name": "type", "value": "tea"}, {"name": "trace", "value_base64": "/w=="}]);
+    let headers = serde_json::json!([{"name": "type", "value": "tea"}, {"name": "trace", "value": {"base64": "/w=="}}]);
     assert_eq!(first["headers"], headers);
     let sent = channel.get(channel.first_offset()).unwrap().sent_at();
     let said = humantime::parse_rfc3339(first["sent_at"].as_str().unwrap()).unwrap();
     assert_eq!(said, sent);
-    assert_eq!((&second["text"], &second["len"], &second["key_base64"]), (&"".into(), &0.into(), &"/w==".into()));
+    assert_eq!((&second["text"], &second["len"], &second["key"]["base64"]), (&"".into(), &0.into(), &"/w==".into()));
     assert_eq!(tail(&dir.file(), &["--key", "customer 7", "--format", "base64"]), "b25lCnRlYQ==\n");
 }
 

@@ -8,13 +8,12 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use disk_chan::{Channel, GroupProgress, Overflow, ReadError, Record, Start};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::face::{self, Face, Place};
+use crate::message_json::message_json;
 
 /// What a dump says that it is.
 pub const FORMAT: &str = "disk_chan dump";
@@ -99,28 +98,10 @@ fn channel_line(channel: &Channel) -> Value {
 }
 
 fn message_line(record: &Record) -> Value {
-    let mut line = Map::new();
+    let mut line = message_json(record.offset(), record.sent_at(), record.key(), record.headers(), record);
     line.insert("type".into(), "message".into());
-    line.insert("offset".into(), record.offset().to_string().into());
     line.insert("sent_at".into(), sent_at(record.sent_at()));
-    if let Some(key) = record.key() {
-        line.insert("key".into(), bytes(key));
-    }
-    let headers: Vec<Value> = record.headers().iter().map(|(name, value)| json!([name, bytes(value)])).collect();
-    if !headers.is_empty() {
-        line.insert("headers".into(), headers.into());
-    }
-    line.insert("len".into(), record.len().into());
-    match std::str::from_utf8(record) {
-        Ok(text) => line.insert("text".into(), text.into()),
-        Err(_) => line.insert("base64".into(), BASE64_STANDARD.encode(record).into()),
-    };
     line.into()
-}
-
-/// A text, or what is none.
-fn bytes(bytes: &[u8]) -> Value {
-    std::str::from_utf8(bytes).map_or_else(|_| json!({"base64": BASE64_STANDARD.encode(bytes)}), Value::from)
 }
 
 /// A time, or if it is none that can be written so, unix milliseconds.

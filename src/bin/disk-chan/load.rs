@@ -208,8 +208,10 @@ fn message(writer: &mut ChannelWriter, line: &Value) -> Checked<()> {
         }
         if !pairs.is_null() {
             for pair in field(line, "headers", Value::as_array)? {
-                let name = pair[0].as_str().ok_or_else(|| format!("has a header without a name: {}", short(pair)))?;
-                let value = bytes(&pair[1]).ok_or_else(|| format!("has a header without a value: {}", short(pair)))?;
+                let name =
+                    pair["name"].as_str().ok_or_else(|| format!("has a header without a name: {}", short(pair)))?;
+                let value =
+                    bytes(&pair["value"]).ok_or_else(|| format!("has a header without a value: {}", short(pair)))?;
                 headers = headers.with(name, value);
             }
         }

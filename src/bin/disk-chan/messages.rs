@@ -8,10 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::ValueEnum;
 use disk_chan::Record;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::face;
 use crate::figures::drives_terminal;
+use crate::message_json::message_json;
 
 /// Bytes in a line of a dump.
 const LINE: usize = 16;
@@ -78,36 +79,8 @@ fn hex(out: &mut impl Write, record: &Record) -> io::Result<()> {
     Ok(())
 }
 
-/// Everything about a message: `{"offset", "sent_at", "len", "text" or "base64"}`, and `"key"` or `"key_base64"` and
-/// `"headers": [{"name", "value" or "value_base64"}]` where it has them.
-pub fn as_json(record: &Record) -> Value {
-    let mut value = json!({
-        "offset": record.offset().to_string(),
-        "sent_at": face::time(record.sent_at()),
-        "len": record.len(),
-    });
-    put(&mut value, "text", "base64", record);
-    if let Some(key) = record.key() {
-        put(&mut value, "key", "key_base64", key);
-    }
-    let header = |(name, bytes): (&str, &[u8])| {
-        let mut header = json!({ "name": name });
-        put(&mut header, "value", "value_base64", bytes);
-        header
-    };
-    let headers: Vec<Value> = record.headers().iter().map(header).collect();
-    if !headers.is_empty() {
-        value["headers"] = headers.into();
-    }
-    value
-}
-
-/// Bytes as text if they are UTF-8, else as base64 under another name.
-fn put(value: &mut Value, text: &str, base64: &str, bytes: &[u8]) {
-    match std::str::from_utf8(bytes) {
-        Ok(said) => value[text] = said.into(),
-        Err(_) => value[base64] = STANDARD.encode(bytes).into(),
-    }
+fn as_json(record: &Record) -> Value {
+    message_json(record.offset(), record.sent_at(), record.key(), record.headers(), record).into()
 }
 
 /// The JSON in one line. What it leaves as it is though it drives a terminal lies within its strings: there it can be
