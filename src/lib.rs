@@ -165,7 +165,7 @@
 //! `opens` is who has the file open, `fork` what a child does not have; `wait` is sleeping and waking, `watcher`
 //! looks for wakes that never came. `durability` is syncing; `create`,
 //! `file`, `header` and `inspect` are the life of the file, `clean` what a close leaves, `found` what an
-//! open finds, `recovery` what it makes of the rest. `verify` and `finding` are what is wrong with a file; `offline` is
+//! open finds, `recovery` what it makes of the rest. `verify`, `tables` and `finding` are what is wrong with a file; `offline` is
 //! one that nobody has open, `progress` what its groups are done with, and `rewrite`, `packing` and `writer` make a
 //! new one of it. `partitioned` is several channels in a directory, `manifest`
 //! says how many; `holder` is who holds which of them, `balance` who should, `holdings` does the one for the other,
@@ -262,6 +262,8 @@ mod typed;
 mod typed_receiver;
 #[cfg(all(feature = "serde", not(disk_chan_loom)))]
 mod typed_sender;
+#[cfg(not(disk_chan_loom))]
+mod tables;
 #[cfg(not(disk_chan_loom))]
 mod verify;
 #[cfg(not(disk_chan_loom))]
