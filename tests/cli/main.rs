@@ -2,5 +2,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dead_letters;
+mod groups;
+mod recv;
 mod run;
+mod send;
 mod usage;

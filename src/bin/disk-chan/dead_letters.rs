@@ -15,7 +15,7 @@ use disk_chan::{
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::face::{self, Face, NotFound, context};
+use crate::face::{self, Face, InUse, NotFound, context};
 use crate::groups::table;
 use crate::message_json::message_json;
 use crate::stop::{Stop, TICK};
@@ -199,7 +199,7 @@ fn take(
     ended?;
     match chosen.len() {
         0 => Ok(()),
-        left => Err(format!("{left} of {wanted} letters were not there any more, or are held by others").into()),
+        left => Err(InUse(format!("{left} of {wanted} letters are held, or were done, by somebody else")).into()),
     }
 }
 
