@@ -103,7 +103,7 @@ fn a_missing_file_is_status_3_and_is_not_made() {
 fn a_closed_pipe_ends_it_quietly_and_the_rest_is_there() {
     within(60, || {
         let line = |n: usize| format!("{n:0>20000}");
-        let (_dir, file) = with_messages((0..40).map(line));
+        let (_dir, file) = with_messages((0..30).map(line));
         let mut recv = start(["recv", &file, "--group", "g"]);
         let mut stdout = BufReader::with_capacity(1, recv.0.stdout.take().unwrap());
         let mut first = String::new();
@@ -112,11 +112,11 @@ fn a_closed_pipe_ends_it_quietly_and_the_rest_is_there() {
         drop(stdout);
         let (status, _, err) = recv.end();
         assert_eq!((status, &*err), (0, ""));
-        // 40 lines are handed out together; the pipe took a few, and none of them was flushed with all others.
+        // All lines are handed out together; the pipe took a few, and none of them was flushed with all others.
         let rest = text(&output(["recv", &file, "--group", "g"]));
         let rest: Vec<_> = rest.lines().collect();
-        assert!(rest.len() >= 36, "{} are there", rest.len());
-        assert!(rest.iter().rev().zip((0..40).rev()).all(|(got, n)| *got == line(n)));
+        assert!(rest.len() >= 25, "{} are there", rest.len());
+        assert!(rest.iter().rev().zip((0..30).rev()).all(|(got, n)| *got == line(n)));
     });
 }
 
@@ -140,12 +140,12 @@ fn a_signal_ends_it_and_nothing_is_lost() {
                 let (dir, channel) = open_new(small().max_pages(16));
                 let tx = channel.sender();
                 let len = if blocked { 30_000 } else { 10 };
-                send(&tx, 0..20, len);
+                send(&tx, 0..12, len);
                 let mut recv = start(["recv", arg(&dir.file()), "--group", "g", "--framing", "length"]);
                 let mut out = Vec::new();
                 if !blocked {
                     let mut stdout = recv.0.stdout.take().unwrap();
-                    out.resize(20 * (len + 4), 0);
+                    out.resize(12 * (len + 4), 0);
                     stdout.read_exact(&mut out).unwrap();
                     eventually("all are done", || channel.groups()[0].lag == 0);
                     recv.0.stdout = Some(stdout);
@@ -158,9 +158,13 @@ fn a_signal_ends_it_and_nothing_is_lost() {
                 use std::os::unix::process::ExitStatusExt;
                 assert_eq!(status.code().or(status.signal()), Some(number));
                 let mut rx = channel.blocking_subscribe("g").unwrap();
-                eventually("nothing is held", || channel.groups()[0].held == 0);
-                let rest = drain_numbers(&mut rx);
-                assert_eq!(rest, if blocked { (0..20).collect() } else { Vec::<u64>::new() });
+                // What a dead one held comes back within a tick, to who polls.
+                let (mut rest, left) = (Vec::new(), if blocked { 12 } else { 0 });
+                eventually("all came", || {
+                    rest.extend(drain_numbers(&mut rx));
+                    rest.len() >= left
+                });
+                assert_eq!(rest, if blocked { (0..12).collect() } else { Vec::<u64>::new() });
             });
         }
     }
@@ -196,14 +200,14 @@ fn interrupted_in_the_middle_it_goes_on_where_it_was() {
 fn killed_in_the_middle_nothing_is_lost() {
     within(60, || {
         let (dir, channel) = open_new(small().max_pages(16));
-        send(&channel.sender(), 0..2000, 100);
+        send(&channel.sender(), 0..5000, 100);
         let mut seen = BTreeMap::<u64, u32>::new();
         let mut note = |bytes: &[u8]| {
             for message in bytes.chunks_exact(104) {
                 *seen.entry(crate::common::number(&message[4..])).or_default() += 1;
             }
         };
-        for _ in 0..5 {
+        for _ in 0..4 {
             let mut recv = start(["recv", arg(&dir.file()), "--group", "g", "--framing", "length"]);
             let mut some = vec![0; 104 * 50];
             recv.0.stdout.as_mut().unwrap().read_exact(&mut some).unwrap();
@@ -213,11 +217,11 @@ fn killed_in_the_middle_nothing_is_lost() {
             note(&[some, rest].concat());
         }
         let mut rx = channel.blocking_subscribe("g").unwrap();
-        eventually("nothing is held", || channel.groups()[0].held == 0);
-        while let Ok(message) = rx.try_recv() {
-            *seen.entry(crate::common::number(&message)).or_default() += 1;
-        }
-        assert!(seen.keys().copied().eq(0..2000), "{} came", seen.len());
+        eventually("all came", || {
+            rx.try_iter().for_each(|message| *seen.entry(crate::common::number(&message)).or_default() += 1);
+            seen.len() == 5000
+        });
+        assert!(seen.keys().copied().eq(0..5000), "{} came", seen.len());
     });
 }
 
@@ -265,7 +269,7 @@ fn a_command_gets_each_message_and_what_there_is_to_know() {
 #[test]
 fn a_command_that_fails_gives_back_until_it_does_not() {
     let (dir, channel) = open_new(small().max_pages(16).max_attempts(4));
-    send(&channel.sender(), 0..3, 60_000);
+    send(&channel.sender(), 0..3, 50_000);
     drop(channel);
     let file = dir.file();
     let failed = output([
