@@ -2,13 +2,17 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dead_letters;
 mod dump;
+mod groups;
 mod info;
 mod looking;
 mod metrics;
+mod recv;
 mod repair;
 mod resize;
 mod run;
+mod send;
 mod tail;
 mod terminal;
 mod top;

@@ -1,10 +1,12 @@
 //! Running the command.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The command with these arguments, not yet started.
 pub fn disk_chan<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
@@ -45,4 +47,43 @@ pub fn failure(output: &Output) -> (String, i32) {
 /// A path as an argument.
 pub fn arg(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// Starts it, with its three streams as pipes.
+pub fn start<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Running {
+    let mut command = disk_chan(args);
+    Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+/// A command that runs. Dropped, it is killed.
+pub struct Running(pub Child);
+
+impl Running {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Its status, or the number of the signal that ended it; what it said on standard output and on standard error.
+    /// What is left of its input ends.
+    pub fn end(mut self) -> (i32, Vec<u8>, String) {
+        use std::os::unix::process::ExitStatusExt;
+        drop(self.0.stdin.take());
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        thread::scope(|scope| {
+            let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
+            scope.spawn(|| stdout.map(|mut from| from.read_to_end(&mut out).unwrap()));
+            stderr.map(|mut from| from.read_to_end(&mut err).unwrap());
+        });
+        let status = self.0.wait().unwrap();
+        let number = status.code().or(status.signal()).unwrap();
+        (number, out, String::from_utf8(err).unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

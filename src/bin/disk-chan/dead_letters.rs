@@ -15,11 +15,10 @@ use disk_chan::{
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::face::{self, Face, NotFound, context};
+use crate::face::{self, Face, InUse, NotFound, context};
 use crate::groups::table;
 use crate::message_json::message_json;
 use crate::stop::{Stop, TICK};
-use crate::unfinished;
 
 /// The group of the channel of the dead letters.
 const GROUP: &str = "dead";
@@ -132,11 +131,23 @@ fn look_at_letters(file: &Path) -> Outcome<Channel> {
     })
 }
 
+/// Where the letters lie that nobody is done with: all, if nobody has received any yet.
+fn unfinished(letters: &Channel, most: usize) -> Vec<Offset> {
+    letters.unfinished(GROUP, Offset::default(), most).unwrap_or_else(|| {
+        letters.reader().try_iter().filter_map(Result::ok).map(|record| record.offset()).take(most).collect()
+    })
+}
+
+/// Those letters, but for what goes away meanwhile.
+fn records(letters: &Channel) -> impl Iterator<Item = Record> {
+    let offsets = unfinished(letters, usize::MAX).into_iter();
+    offsets.filter_map(|at| letters.get(at).ok().filter(|record| record.offset() == at))
+}
+
 /// The offsets of the letters that are meant and are there.
 fn choose(letters: &Channel, which: &Which) -> Outcome<BTreeSet<Offset>> {
     let most = which.count.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
-    let there = letters.unfinished(GROUP, Offset::default(), most).unwrap_or_default();
-    let there: BTreeSet<_> = there.into_iter().collect();
+    let there: BTreeSet<_> = unfinished(letters, most).into_iter().collect();
     if which.letters.is_empty() {
         return Ok(there);
     }
@@ -199,7 +210,7 @@ fn take(
     ended?;
     match chosen.len() {
         0 => Ok(()),
-        left => Err(format!("{left} of {wanted} letters were not there any more, or are held by others").into()),
+        left => Err(InUse(format!("{left} of {wanted} letters are held, or were done, by somebody else")).into()),
     }
 }
 
@@ -240,13 +251,14 @@ fn send_one<M: disk_chan::Payload + Copy>(sender: &Sender, message: M, stop: &St
 fn list(file: &Path, payload: bool, face: Face) -> Outcome<()> {
     let letters = look_at_letters(file)?;
     if face.json {
-        return unfinished::for_each(&letters, GROUP, u64::MAX, |record| {
-            Ok(face.print(|| as_json(&record, payload), String::new)?)
-        });
+        for record in records(&letters) {
+            face.print(|| as_json(&record, payload), String::new)?;
+        }
+        return Ok(());
     }
     let mut rows = vec![["LETTER", "GROUP", "MESSAGE", "SENT", "ATTEMPTS", "LEN"].map(str::to_owned)];
     let mut payloads = vec![String::new()];
-    unfinished::for_each(&letters, GROUP, u64::MAX, |record| {
+    for record in records(&letters) {
         let at = record.offset().to_string();
         let (row, message) = match DeadLetter::parse(&record) {
             Some(letter) => {
@@ -268,8 +280,7 @@ fn list(file: &Path, payload: bool, face: Face) -> Outcome<()> {
         };
         rows.push(row);
         payloads.push(message);
-        Ok(())
-    })?;
+    }
     let text = table(&rows);
     let lines = text.lines().zip(&payloads).map(|(line, message)| match payload {
         true => format!("{line}  {message}").trim_end().to_owned(),

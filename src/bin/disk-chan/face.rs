@@ -127,6 +127,18 @@ impl std::fmt::Display for NotFound {
 
 impl Error for NotFound {}
 
+/// Somebody else uses it now.
+#[derive(Debug)]
+pub struct InUse(pub String);
+
+impl std::fmt::Display for InUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for InUse {}
+
 /// It was told to stop, by this signal.
 #[derive(Debug)]
 pub struct Interrupted(pub i32);
@@ -178,6 +190,9 @@ pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
 fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     if error.is::<NotFound>() {
         return Some(NOT_FOUND);
+    }
+    if error.is::<InUse>() {
+        return Some(TRY_LATER);
     }
     if let Some(Interrupted(signal)) = error.downcast_ref() {
         return u8::try_from(128 + signal).ok();

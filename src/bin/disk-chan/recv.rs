@@ -98,7 +98,7 @@ fn write_all(receiver: &mut Receiver, mut left: u64, stop: &Stop, mut output: Ou
         if let Err(error) = write(&mut output, &messages) {
             // Forgotten, not dropped: the receiver gives them back as it goes.
             std::mem::forget(messages);
-            return Err(not_written(error));
+            return Err(not_written(error, stop));
         }
         left -= messages.len() as u64;
     }
@@ -114,9 +114,10 @@ fn write(output: &mut Output, messages: &[Message<'_>]) -> io::Result<()> {
 }
 
 /// A closed pipe stays what it is: whoever read has enough.
-fn not_written(error: io::Error) -> Box<dyn std::error::Error + Send + Sync> {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => error.into(),
+fn not_written(error: io::Error, stop: &Stop) -> Box<dyn std::error::Error + Send + Sync> {
+    match (error.kind(), stop.check()) {
+        (io::ErrorKind::BrokenPipe, _) => error.into(),
+        (io::ErrorKind::TimedOut, Err(interrupted)) => context("nobody reads standard output")(interrupted).into(),
         _ => context("standard output")(error).into(),
     }
 }
@@ -127,9 +128,9 @@ fn peek(args: &Args, stop: &Stop, mut output: Output) -> Outcome<()> {
         stop.check()?;
         let (offset, sent_at, headers) = (record.offset(), record.sent_at(), record.headers());
         let item = Item { offset, sent_at, attempts: None, headers, message: &record };
-        output.put(&item).map_err(not_written)
+        output.put(&item).map_err(|error| not_written(error, stop))
     })?;
-    output.flush().map_err(not_written)
+    output.flush().map_err(|error| not_written(error, stop))
 }
 
 /// Says what the group did not get.
