@@ -256,14 +256,14 @@ mod sleeper;
 mod stream;
 #[cfg(not(disk_chan_loom))]
 mod sys;
+#[cfg(not(disk_chan_loom))]
+mod tables;
 #[cfg(all(feature = "serde", not(disk_chan_loom)))]
 mod typed;
 #[cfg(all(feature = "serde", not(disk_chan_loom)))]
 mod typed_receiver;
 #[cfg(all(feature = "serde", not(disk_chan_loom)))]
 mod typed_sender;
-#[cfg(not(disk_chan_loom))]
-mod tables;
 #[cfg(not(disk_chan_loom))]
 mod verify;
 #[cfg(not(disk_chan_loom))]
