@@ -236,6 +236,12 @@ fn following_a_file_that_is_replaced_goes_on_with_the_new_one() {
     assert_eq!(following.line(), "7");
     let said = following.errors.recv_timeout(PATIENCE).unwrap();
     assert!(said.contains("another channel"), "{said}");
+    // With no moment at which it is away.
+    let third = Dir::new();
+    drop(numbers(&third, 8..9));
+    std::fs::copy(third.file(), dir.join("third")).unwrap();
+    std::fs::rename(dir.join("third"), dir.file()).unwrap();
+    assert_eq!(following.line(), "8");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::terminal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::Outcome;
@@ -90,7 +91,10 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         let _ = self.0.show_cursor();
-        let _ = ratatui::try_restore();
+        // Not twice: what a panic has said since would be written over.
+        if terminal::is_raw_mode_enabled().unwrap_or(true) {
+            let _ = ratatui::try_restore();
+        }
     }
 }
 
