@@ -20,7 +20,9 @@ fn lag(channel: &Channel, group: &str) -> u64 {
 fn with_messages<M: AsRef<[u8]>>(messages: impl IntoIterator<Item = M>) -> (Dir, String) {
     let (dir, channel) = open_new(small().max_pages(16));
     let tx = channel.sender();
-    messages.into_iter().for_each(|message| drop(tx.blocking_send(message.as_ref()).unwrap()));
+    for message in messages {
+        tx.blocking_send(message.as_ref()).unwrap();
+    }
     let file = arg(&dir.file()).to_owned();
     (dir, file)
 }
@@ -179,7 +181,11 @@ fn interrupted_in_the_middle_it_goes_on_where_it_was() {
         let mut got: Vec<u64> = Vec::new();
         let _group = channel.blocking_subscribe_from("g", Start::Oldest).unwrap();
         std::thread::scope(|scope| {
-            scope.spawn(|| (0..total).for_each(|n| drop(tx.blocking_send(format!("{n}")).unwrap())));
+            scope.spawn(|| {
+                for n in 0..total {
+                    tx.blocking_send(format!("{n}")).unwrap();
+                }
+            });
             while (got.len() as u64) < total {
                 let mut recv = start(["recv", arg(&dir.file()), "--group", "g", "--follow"]);
                 let mut stdout = BufReader::new(recv.0.stdout.take().unwrap());
@@ -235,7 +241,9 @@ fn two_of_a_group_share_and_other_groups_have_their_own() {
         let both = [(); 2].map(|()| start(["recv", arg(&file), "--group", "g"]));
         let tx = channel.sender();
         let sending = std::thread::spawn(move || {
-            (0..5000).for_each(|n| drop(tx.blocking_send(format!("{n}")).unwrap()));
+            for n in 0..5000 {
+                tx.blocking_send(format!("{n}")).unwrap();
+            }
         });
         for n in 0..5000 {
             assert_eq!(&*own.blocking_recv().unwrap(), n.to_string().as_bytes());
