@@ -2,8 +2,6 @@
 //!
 //! Standard output carries data, standard error talk. With `--json` the data is JSON, one value a line.
 
-#![allow(dead_code)]
-
 use std::error::Error;
 use std::io::{self, Write};
 use std::path::Path;
