@@ -265,7 +265,10 @@ fn a_running_service() {
         // Until it is closed.
         scope.spawn(move || (0..).take_while(|&n| tx.blocking_send(body(n, 100)).is_ok()).count());
         scope.spawn(move || while rx.blocking_recv().is_ok() {});
+        // Also where an assertion fails: else the scope waits for the others for ever.
+        let _closed = Closes(&channel);
         let turns = || channel.stats().page_turns;
+        eventually("it began", || turns() > 0);
         for _ in 0..10 {
             let before = turns();
             let said = all(&dir.file());
@@ -274,8 +277,15 @@ fn a_running_service() {
             shown(&dir.file(), "80", "C.UTF-8");
             eventually("it goes on", || turns() > before);
         }
-        channel.close();
     });
+}
+
+struct Closes<'a>(&'a disk_chan::Channel);
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 #[test]
