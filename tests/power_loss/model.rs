@@ -153,7 +153,8 @@ impl Model {
             for &(g, certain) in &groups {
                 let Some(there) = look.groups.get(&g.name) else { continue };
                 let (done, what) = (g.done.get(&id), format!("message {id} at {} for group {}", m.offset, g.name));
-                if m.offset < g.start {
+                // Of one that was just being made it is not known where it was to start.
+                if m.offset < there.start {
                     continue;
                 }
                 if there.done[i] {
@@ -182,7 +183,10 @@ impl Model {
                     && g.made.maybe(at)
                     && !g.removed.is_some_and(|r| r.surely(at) && !weak)
             });
-            let found = possible.clone().find(|g| g.start == there.start || !g.made.surely(at));
+            let is_it = |g: &&GroupModel| g.start == there.start || !g.made.surely(at);
+            // One whose number is not known is none of the others.
+            let found =
+                possible.clone().filter(|g| g.id.is_some()).find(is_it).or_else(|| possible.clone().find(is_it));
             let Some(g) = found else {
                 let known = possible.map(|g| g.start).collect::<Vec<_>>();
                 return Err(format!("group {name} is there, from {}: known are {known:?}", there.start));

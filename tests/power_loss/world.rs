@@ -536,11 +536,15 @@ impl World {
             Ok(()) => span,
             Err(_) => Span { end: u64::MAX, ..span },
         };
-        // Where a sync failed it may not have come so far that there is another one.
-        if let Some((id, start)) = self.find(name).filter(|_| self.find(name) != before) {
+        let other = self.find(name).filter(|there| Some(*there) != before);
+        // Where a sync failed there may be none in memory: what was written of it may be on the disk all the same.
+        if moved.is_err() || other.is_some() {
             self.model.group(name).expect("it was there").removed = Some(span);
             let (group, done) = (name.into(), HashMap::new());
-            self.model.groups.push(GroupModel { name: group, id: Some(id), made: span, start, removed: None, done });
+            let (id, start) = other.map_or((None, Offset::default()), |(id, start)| (Some(id), start));
+            self.model.groups.push(GroupModel { name: group, id, made: span, start, removed: None, done });
+        }
+        if other.is_some() {
             self.handles.held.retain(|held| held.group != name);
         }
         moved.map_err(|e| format!("seek_group: {e}"))
