@@ -399,8 +399,7 @@ impl<'a> ClaimCell<'a> {
     #[inline]
     pub fn seal(self, from: Extent) -> bool {
         // ORDER[extent] AcqRel: what was claimed before this, before what is claimed behind it.
-        from.is_sealed()
-            || self.line[EXTENT].compare_exchange(from.0, from.0 | Extent::SEALED, AcqRel, Relaxed).is_ok()
+        from.is_sealed() || self.line[EXTENT].compare_exchange(from.0, from.0 | Extent::SEALED, AcqRel, Relaxed).is_ok()
     }
 
     /// Says that the owner is done with these, all that it ever was done with in this claim.

@@ -475,7 +475,8 @@ impl<'a> Group<'a> {
         self.count_redelivery(self.cell(cell), held);
         // What was before it in its claim is done.
         let (group, state, cell, extent) = (self.number() as u32, self.state(), cell as u32, Extent::default());
-        hand.claim = Claim { group, state, cell, word: held, offset, record: place, extent, goes_on: false, together: 0 };
+        hand.claim =
+            Claim { group, state, cell, word: held, offset, record: place, extent, goes_on: false, together: 0 };
         true
     }
 

@@ -78,9 +78,8 @@ pub fn seal(mem: Memory<'_>) -> u64 {
 pub fn is_sound(mem: Memory<'_>, control: u64) -> bool {
     // The control part first: it says which groups there ever were.
     is_control_sound(mem, control)
-        && (0..mem.layout.geometry.max_pages).all(|place| {
-            is_page_sound(mem, place) && groups_ever(mem).all(|group| is_group_sound(mem, place, group))
-        })
+        && (0..mem.layout.geometry.max_pages)
+            .all(|place| is_page_sound(mem, place) && groups_ever(mem).all(|group| is_group_sound(mem, place, group)))
 }
 
 /// Whether the control part is as it was left; `control` is what the header has of it.

@@ -13,6 +13,7 @@
 //! - No payload is read. See [`settle`].
 #![forbid(unsafe_code)]
 
+use crate::Offset;
 use crate::cells::{ClaimState, Seen};
 use crate::group::{AT, Group};
 use crate::layout::{Acks, GroupCursor, Head, Layout, MAX_INSTANCE, MAX_PAGE_NUMBER, PageState, Slot, SlotState, Tail};
@@ -21,7 +22,6 @@ use crate::opens::OpenId;
 use crate::page::Page;
 use crate::ring::Ring;
 use crate::sync::Ordering;
-use crate::Offset;
 use Ordering::{Acquire, Relaxed};
 use std::collections::BTreeSet;
 

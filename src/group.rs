@@ -19,13 +19,13 @@
 //!   tell: the next page may be taken away while the turn of this one has begun and not ended.)
 #![forbid(unsafe_code)]
 
+use crate::Offset;
 use crate::cells::{ClaimCell, ClaimState, ClaimWord, Count, Kind};
 use crate::layout::{Acks, GroupCursor, LINE, Layout, Loss, MAX_PAGE_NUMBER, SlotState};
 use crate::memory::Memory;
 use crate::page::Page;
 use crate::ring::Ring;
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::Offset;
 use Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::HashSet;
@@ -369,9 +369,7 @@ impl<'a> Group<'a> {
         fence(SeqCst);
         self.cells().any(|cell| match cell.read() {
             None => true,
-            Some(seen) => {
-                seen.word.kind() == Kind::Message && seen.is_in_use() && seen.offset().page() == number
-            }
+            Some(seen) => seen.word.kind() == Kind::Message && seen.is_in_use() && seen.offset().page() == number,
         })
     }
 
@@ -529,7 +527,8 @@ impl<'a> Group<'a> {
         let (page, word) = self.in_page(number);
         if self.cursor(number, word.load(Acquire)).closed.is_some() {
             // It was taken away: only what is out is not done.
-            let is_out = |cell: ClaimCell<'a>| cell.read().is_some_and(|s| s.is_in_use() && s.offset().page() == number);
+            let is_out =
+                |cell: ClaimCell<'a>| cell.read().is_some_and(|s| s.is_in_use() && s.offset().page() == number);
             lag.messages += self.cells().filter(|&cell| is_out(cell)).count() as u64;
             return lag;
         }

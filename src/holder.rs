@@ -234,7 +234,10 @@ mod tests {
             assert_eq!((wanted.owner(), wanted.member(), wanted.is_wanted()), (Some(4095), Some(member), true));
             assert_eq!(wanted.unwanted(), held);
             let left = wanted.left();
-            assert_eq!((left.owner(), left.member(), left.is_left(), left.is_wanted()), (Some(4095), None, true, false));
+            assert_eq!(
+                (left.owner(), left.member(), left.is_left(), left.is_wanted()),
+                (Some(4095), None, true, false)
+            );
             let freed = wanted.free(Some(1023));
             assert_eq!((freed.limit(), freed.is_free(), freed.is_wanted()), (Some(1023), true, false));
             assert_ne!(freed.held(member, 4095), held, "a hold is known by its epoch");

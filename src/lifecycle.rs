@@ -16,8 +16,8 @@
 
 use crate::cells::{ClaimState, Count};
 use crate::group::{
-    ACTIVE, AT, COUNTED_BEFORE, DAMAGED, EXPIRED, FREE, Group, LAGGED, LAGGED_BEFORE, PAGE_TAG, REMOVED, REPORTED, START, STATE,
-    counted, state, total,
+    ACTIVE, AT, COUNTED_BEFORE, DAMAGED, EXPIRED, FREE, Group, LAGGED, LAGGED_BEFORE, PAGE_TAG, REMOVED, REPORTED,
+    START, STATE, counted, state, total,
 };
 use crate::layout::{ENTRY, Loss, MAX_GROUP_NAME, MAX_INSTANCE, Tail};
 use crate::memory::Memory;
@@ -339,7 +339,10 @@ impl<'a> Group<'a> {
         }
         let lost = total(counters[LAGGED].load(Relaxed));
         for earlier in [REPORTED, LAGGED_BEFORE] {
-            write(&counters[earlier], total(lost.wrapping_sub(since(lost, counters[earlier].load(Relaxed), total(u64::MAX)))));
+            write(
+                &counters[earlier],
+                total(lost.wrapping_sub(since(lost, counters[earlier].load(Relaxed), total(u64::MAX)))),
+            );
         }
         for counter in [LAGGED, DAMAGED, EXPIRED] {
             // Nothing is counted of any page that is there now.
@@ -380,11 +383,7 @@ impl<'a> Group<'a> {
 
     /// Removes the group; `sync` brings a range of bytes of the file to the disk. Its cells are free when
     /// those who hold messages let go of them.
-    pub fn remove<E>(
-        self,
-        ring: &Ring<'a>,
-        sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn remove<E>(self, ring: &Ring<'a>, sync: impl Fn(std::ops::Range<usize>) -> Result<(), E>) -> Result<(), E> {
         self.deactivate(ring);
         self.entry_of_nobody().publish(self.mem, self.number, sync)?;
         self.vacate();
@@ -419,9 +418,13 @@ impl<'a> Group<'a> {
         let moves = moves(named.iter().map(|(_, entry)| entry.clone()));
         // What a group became is on disk before that is removed.
         let is_on_disk = |(number, entry): &(usize, Entry)| entry.publish(ring.mem, *number, &sync).is_ok();
-        let became = |entry: &Entry| named.iter().find(|(_, other)| {
-            other.origin == entry.origin && moves.get(&other.origin) == Some(&other.moves) && other.moves > entry.moves
-        });
+        let became = |entry: &Entry| {
+            named.iter().find(|(_, other)| {
+                other.origin == entry.origin
+                    && moves.get(&other.origin) == Some(&other.moves)
+                    && other.moves > entry.moves
+            })
+        };
         for group in (0..ring.mem.layout.geometry.max_groups).filter_map(|g| Self::at(ring.mem, g)) {
             let half = match group.entry().filter(|entry| entry.name.is_some()) {
                 Some(entry) => became(&entry).is_some_and(is_on_disk),

@@ -73,12 +73,7 @@ impl<'a> Group<'a> {
     }
 
     /// What a cell has become; nothing if it is not `over`.
-    fn reap_cell(
-        self,
-        over: impl Fn(ClaimWord) -> bool,
-        number: usize,
-        cell: ClaimCell<'a>,
-    ) -> Option<ClaimState> {
+    fn reap_cell(self, over: impl Fn(ClaimWord) -> bool, number: usize, cell: ClaimCell<'a>) -> Option<ClaimState> {
         loop {
             let Some(seen) = cell.read() else { continue };
             let (word, offset) = (seen.word, seen.offset());
@@ -86,11 +81,9 @@ impl<'a> Group<'a> {
                 return None;
             }
             let to = match word.state() {
-                ClaimState::Free
-                | ClaimState::Returned
-                | ClaimState::Done
-                | ClaimState::Gone
-                | ClaimState::Several => return None,
+                ClaimState::Free | ClaimState::Returned | ClaimState::Done | ClaimState::Gone | ClaimState::Several => {
+                    return None;
+                }
                 ClaimState::Intent if self.is_claimed(number, seen.first) => word.to(ClaimState::Held),
                 ClaimState::Intent | ClaimState::Taken => word.free(),
                 ClaimState::Held => {

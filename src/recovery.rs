@@ -25,15 +25,17 @@
 //!   again, and one of a recovered channel changes no record, slot, ack, group or start.
 #![forbid(unsafe_code)]
 
+use crate::Offset;
 use crate::clean;
 use crate::found;
 use crate::group::Group;
+use crate::layout::{
+    Acks, BLOCK, Cursor, Head, Layout, MAX_PAGE_NUMBER, PAGE_LIMIT_STEP, PageState, Slot, SlotState, Tail,
+};
 use crate::lifecycle::{self, Entry};
-use crate::layout::{Acks, BLOCK, Cursor, Head, Layout, MAX_PAGE_NUMBER, PAGE_LIMIT_STEP, PageState, Slot, SlotState, Tail};
 use crate::memory::Memory;
 use crate::page::Page;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
-use crate::Offset;
 use std::time::{Duration, Instant};
 
 // Relaxed, all of them: nobody else has the file open, and the open lock orders its users.
@@ -309,7 +311,8 @@ impl Survey {
         }
         let is_good = |index| found.is_some_and(|found| found.is_good(index));
         let said = |index| Slot::of(page.slot_word(index).load(Relaxed), tag);
-        let unread = |index: usize| found.is_some() && matches!(said(index), SlotState::Committed(_) | SlotState::Damaged);
+        let unread =
+            |index: usize| found.is_some() && matches!(said(index), SlotState::Committed(_) | SlotState::Damaged);
         let count = (0..layout.slots).rev().find(|&index| is_good(index) || unread(index)).map_or(0, |last| last + 1);
 
         if let Some(first) = (0..count).find(|&index| is_good(index))

@@ -29,9 +29,7 @@
 #![forbid(unsafe_code)]
 
 use crate::group::Group;
-use crate::layout::{
-    Acks, CLEAR_EVERY_LAPS, Cursor, Head, Layout, Loss, MAX_PAGE_NUMBER, PageState, SlotState, Tail,
-};
+use crate::layout::{Acks, CLEAR_EVERY_LAPS, Cursor, Head, Layout, Loss, MAX_PAGE_NUMBER, PageState, SlotState, Tail};
 use crate::memory::Memory;
 use crate::opens::OpenId;
 use crate::ops::{Liveness, OpCell, OpCells};

@@ -143,7 +143,8 @@ impl<'a> Group<'a> {
             _ => 0,
         };
         let left = seen.undone() & !Acks::of(word.load(Acquire), self.tag(offset.page())) & !taken; // ORDER[ack]
-        let is_damaged = |bit: u32| page.slot(offset.page(), seen.offset_at(bit).index() as usize) == SlotState::Damaged;
+        let is_damaged =
+            |bit: u32| page.slot(offset.page(), seen.offset_at(bit).index() as usize) == SlotState::Damaged;
         Acks::bits(left).filter(|&bit| !is_damaged(bit)).fold(0, |left, bit| left | 1 << bit)
     }
 
