@@ -6,7 +6,7 @@ use crate::dead;
 use crate::durability;
 use crate::file::OpenFile;
 use crate::group::Group;
-use crate::layout::{Geometry, MAX_GROUP_NAME, SlotState};
+use crate::layout::{DEAD_LETTER_ROOM, Geometry, Layout, MAX_GROUP_NAME, SlotState};
 use crate::lifecycle::NotCreated;
 use crate::off_thread;
 use crate::opens::OpenId;
@@ -513,11 +513,13 @@ pub(crate) fn letters_path(path: &Path) -> PathBuf {
 
 /// How the channel of the dead letters is made, beside one of this geometry.
 pub(crate) fn letters_options(g: &Geometry, trust_file_system: bool) -> Options {
-    Options {
+    let longest = |g: Geometry| Layout::new(g).map_or(0, |layout| layout.max_message_len());
+    let needed = longest(*g) + DEAD_LETTER_ROOM;
+    let options = |max_groups| Options {
         page_size: Some(g.page_size),
         max_pages: Some(g.max_pages),
         typical_message_len: Some(g.typical_message_len),
-        max_groups: Some(1),
+        max_groups: Some(max_groups),
         max_opens: Some(g.max_opens),
         max_op_cells: Some(g.max_op_cells),
         max_held: Some(g.max_held),
@@ -525,7 +527,11 @@ pub(crate) fn letters_options(g: &Geometry, trust_file_system: bool) -> Options 
         max_attempts: Some(0),
         trust_file_system,
         ..Options::default()
-    }
+    };
+    // It has one group. Tables of more are there only where every message fits then: fewer groups are more slots,
+    // which seldom leave shorter records.
+    let one = options(1);
+    if longest(one.geometry()) >= needed { one } else { options(g.max_groups) }
 }
 
 /// A receiver of a group that exists.
@@ -574,4 +580,34 @@ pub(crate) async fn subscribe_from(
     }
     let root = Arc::clone(root);
     off_thread::off_thread(move || create(&root, &name, start)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_fits_among_the_dead_letters() {
+        let mut tried = 0;
+        for page_size in [64 << 10, 68 << 10, 1 << 20, 16 << 20, 100 << 20, 128 << 20, 256 << 20, 512 << 20, 1 << 30] {
+            for max_groups in [1, 2, 3, 7, 64, 500] {
+                for typical_message_len in [0, 8, 64, 100, 127, 1000, 1 << 20] {
+                    for max_op_cells in [1, 100, 1024, 1 << 14] {
+                        let options = Options::new()
+                            .page_size(page_size)
+                            .max_groups(max_groups)
+                            .typical_message_len(typical_message_len)
+                            .max_op_cells(max_op_cells)
+                            .max_attempts(1);
+                        let Ok(layout) = Layout::new(options.geometry()) else { continue };
+                        let letters = letters_options(&layout.geometry, false);
+                        let room = Layout::new(letters.geometry()).unwrap().max_message_len();
+                        assert!(room >= layout.max_message_len() + DEAD_LETTER_ROOM, "{:?}", layout.geometry);
+                        tried += 1;
+                    }
+                }
+            }
+        }
+        assert!(tried > 500, "{tried}");
+    }
 }

@@ -224,10 +224,11 @@ impl Layout {
         cell >= self.rows() && (cell - self.rows()).is_multiple_of(ROW)
     }
 
-    /// Longest message in bytes.
+    /// Longest message in bytes. Where it can become a dead letter there is room for what that adds.
     #[inline]
     pub fn max_message_len(&self) -> usize {
-        (self.max_record_words - RECORD_HEADER) * 8 - DEAD_LETTER_ROOM
+        let room = if self.geometry.max_attempts == 0 { 0 } else { DEAD_LETTER_ROOM };
+        (self.max_record_words - RECORD_HEADER) * 8 - room
     }
 
     /// Wake words as 32-bit words, padding included.

@@ -219,3 +219,17 @@ fn what_is_not_a_letter_is_not_parsed() {
         assert!(DeadLetter::parse(&letter[..end]).is_none(), "{end} bytes of it");
     }
 }
+
+#[test]
+fn the_longest_message_becomes_a_letter() {
+    for groups in [1, 2, 8] {
+        let (_dir, channel) = open_new(small().max_groups(groups).max_attempts(1));
+        let mut rx = channel.blocking_subscribe("g").unwrap();
+        let longest = vec![7; channel.max_message_len()];
+        channel.sender().blocking_send(&longest).unwrap();
+        drop(rx.blocking_lease().unwrap());
+        let mut dead = channel.blocking_dead_letters().unwrap();
+        let message = dead.try_recv().unwrap();
+        assert!(DeadLetter::parse(&message).unwrap().message() == longest, "{groups} groups");
+    }
+}
