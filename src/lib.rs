@@ -113,6 +113,17 @@
 //! all processes, and each is with one receiver at a time: so the messages of a key are worked on in order, and
 //! those of other keys at the same time.
 //!
+//! # Figures
+//!
+//! [`Channel::stats`] and [`Channel::groups`] are read from the file, and so right in every process and right after
+//! reopening; [`Channel::metrics`] gives each figure a name.
+//!
+//! # Features
+//!
+//! None is on by default. `serde`: typed channels. `json`: groups' positions as JSON. `metrics`: figures for the crate
+//! `metrics`. `tracing`: opening, recovery, cleaning up after the dead and failed syncs as events. `cli`: the command
+//! `disk-chan`.
+//!
 //! # Durability
 //!
 //! [`Sender::send_durable`] returns when its message is on stable storage, [`Channel::sync`] when everything
