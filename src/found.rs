@@ -232,19 +232,25 @@ impl<'a> Group<'a> {
     fn settle_cursor(&self, number: u64) {
         let (page, word) = self.in_page(number);
         let cursor = self.cursor(number, word.load(Relaxed));
-        if let Some(frontier) = self.frontier(number, cursor).filter(|_| cursor.cell.is_some()) {
-            let index = frontier.index.min(self.places(&page)).max(cursor.index);
+        if let Some(index) = self.claimed_to(number, &page, cursor).filter(|_| cursor.cell.is_some()) {
             word.store(GroupCursor { cell: None, index, ..cursor }.word(self.tag(number)), Relaxed);
         }
+    }
+
+    /// Where the claims in a page end, what the last one was extended over included; nothing if its cell is torn.
+    fn claimed_to(&self, number: u64, page: &Page<'_>, cursor: GroupCursor) -> Option<usize> {
+        let frontier = self.frontier(number, cursor)?;
+        Some(frontier.index.min(self.places(page)).max(cursor.index))
     }
 
     /// Whether the group was given this message of a live page, and is not done with it.
     pub(crate) fn was_given(&self, offset: Offset) -> bool {
         let (number, index) = (offset.page(), offset.index() as usize);
         let (page, word) = self.in_page(number);
+        let cursor = self.cursor(number, word.load(Acquire));
         page.number() == number
             && self.start() <= offset
-            && index < self.cursor(number, word.load(Acquire)).index
+            && index < self.claimed_to(number, &page, cursor).unwrap_or(cursor.index)
             && matches!(page.slot(number, index), SlotState::Committed(_))
             && !self.is_done(number, index)
     }

@@ -328,6 +328,24 @@ fn dead_letters_go_along() {
     assert_eq!(number(disk_chan::DeadLetter::parse(&letter).unwrap().message()), 0);
 }
 
+/// Somebody else has the name by the time that all is copied.
+#[test]
+fn dead_letters_are_not_there_without_their_channel() {
+    let dir = Dir::new();
+    let channel = small().max_attempts(1).blocking_open(dir.file()).unwrap();
+    let mut rx = channel.blocking_subscribe("g").unwrap();
+    send(&channel.sender(), 0..2, 100);
+    rx.try_lease().unwrap().reject().unwrap();
+    drop((channel, rx));
+    let new = dir.join("new");
+    let done = Rewrite::new().write(dir.file(), &new, |_, _| std::fs::write(&new, "another").unwrap());
+    assert!(matches!(done, Err(RewriteError::Open(OpenError::AlreadyExists { .. }))), "{done:?}");
+    assert!(!dir.join("new.dead").exists());
+    std::fs::remove_file(&new).unwrap();
+    let done = Rewrite::new().write(dir.file(), &new, |_, _| {}).unwrap();
+    assert_eq!((done.messages, done.letters.unwrap().messages), (2, 1));
+}
+
 /// A copy of a file in use: it has to be recovered, and is, in memory.
 #[test]
 fn a_file_that_needs_recovery() {

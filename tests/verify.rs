@@ -133,6 +133,27 @@ fn what_the_dead_left_is_not_wrong() {
     assert_eq!((found.state, found.is_sound()), (FileState::Dead, true), "{found:#?}");
 }
 
+/// A receiver that went on from message to message and then forgot one: the cursor of its group stands where it began.
+fn forget_the_third(channel: &Channel) {
+    let mut rx = channel.blocking_subscribe("g").unwrap();
+    send(&channel.sender(), 0..5, 100);
+    drop(rx.try_recv().unwrap());
+    drop(rx.try_recv().unwrap());
+    std::mem::forget(rx.try_recv().unwrap());
+}
+
+#[test]
+fn what_was_given_back_behind_the_cursor_is_not_wrong() {
+    let dir = killed(tiny(), forget_the_third);
+    let found = verify(dir.file()).unwrap();
+    assert_eq!((found.state, found.findings), (FileState::Dead, vec![]));
+
+    let dir = Dir::new();
+    forget_the_third(&tiny().blocking_open(dir.file()).unwrap());
+    let found = verify(dir.file()).unwrap();
+    assert_eq!((found.state, found.findings), (FileState::Clean, vec![]));
+}
+
 #[test]
 fn a_copy_of_a_file_in_use_has_to_be_recovered() {
     let (dir, channel) = common::small_channel();
