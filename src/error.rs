@@ -218,6 +218,9 @@ pub enum RewriteError {
     /// One of the files could not be opened or made.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A message of the old file could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// Somebody has the old file open.
     #[error("{path} is in use: close it everywhere first", path = path.display())]
     InUse {

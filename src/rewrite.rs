@@ -28,7 +28,8 @@ use std::time::Duration;
 
 /// Copies a channel that nobody has open into a new file. It has another number there, and messages have other
 /// offsets; all else stays: their order, headers and times, what each group is done with, also out of order, and how
-/// often it was given what it is not done with.
+/// often it was given what it is not done with. (A message that was on its way to the dead letters when its mover died
+/// may become a letter twice.)
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -185,10 +186,10 @@ impl Rewrite {
         }
         let pages = layout.geometry.max_pages as u64;
         let (mut from, mut left_out) = (channel.first_offset(), 0);
-        let mut scan = Scan::of(&channel, from, &layout);
+        let mut scan = Scan::of(&channel, from, &layout)?;
         let undelivered = groups.iter().map(|group| group.position).min().unwrap_or(from);
         if !self.all && undelivered > from && (scan.pages > pages || scan.too_long.is_some()) {
-            let rest = Scan::of(&channel, undelivered, &layout);
+            let rest = Scan::of(&channel, undelivered, &layout)?;
             (from, left_out, scan) = (undelivered, scan.messages - rest.messages, rest);
         }
         if let Some((offset, len)) = scan.too_long {
@@ -234,9 +235,9 @@ impl Source {
 }
 
 impl Scan {
-    fn of(channel: &Channel, from: Offset, layout: &Layout) -> Self {
+    fn of(channel: &Channel, from: Offset, layout: &Layout) -> Result<Self, RewriteError> {
         let (mut scan, mut packing) = (Self::default(), Packing::default());
-        let read = each(channel, from, |record| {
+        let reader = each(channel, from, |record| {
             let (region, flags) = record.region();
             if region.len() > layout.max_message_len() {
                 scan.too_long.get_or_insert((record.offset(), region.len()));
@@ -245,10 +246,10 @@ impl Scan {
             scan.messages += 1;
             scan.bytes += region.len() as u64;
             Ok(())
-        });
-        scan.damaged = read.map_or(0, |reader| reader.damaged());
+        })?;
+        scan.damaged = reader.damaged();
         scan.pages = packing.pages();
-        scan
+        Ok(scan)
     }
 }
 
@@ -260,7 +261,7 @@ fn each(
 ) -> Result<Reader, RewriteError> {
     let mut reader = channel.reader();
     reader.seek(Start::At(from));
-    while let Ok(Some(record)) = reader.next_before(Offset::from_u64(u64::MAX)) {
+    while let Some(record) = reader.next_before(Offset::from_u64(u64::MAX))? {
         f(&record)?;
     }
     Ok(reader)

@@ -39,7 +39,8 @@ impl Sender {
     ///
     /// Under [`Durability::Always`](crate::Durability::Always) a flush returns when all is on stable storage that the
     /// sink has sent; it may fail with [`SendError::NotDurable`] and the offset of the last message. Between flushes
-    /// the sink does not wait for the disk, so many messages share a sync. It never blocks the thread.
+    /// the sink does not wait for the disk, so many messages share a sync. It blocks the thread only
+    /// where the system has no thread for the syncs.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
