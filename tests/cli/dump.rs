@@ -12,7 +12,7 @@ fn a_dump_that_is_loaded_is_the_same_channel() {
     let new = dir.join("new");
     let pipe = format!("{0} dump {1} | {0} load {2}", env!("CARGO_BIN_EXE_disk-chan"), arg(&dir.file()), arg(&new));
     let said = text(&Command::new("sh").args(["-c", &pipe]).output().unwrap());
-    assert!(said.starts_with("42 messages in 1 pages"), "{said}");
+    assert!(said.starts_with("42 messages in 1 page"), "{said}");
     assert!(is_sound(&new));
     let old = left(&dir.file());
     assert_eq!(old.iter().map(Vec::len).collect::<Vec<_>>(), [37, 0, 42]);

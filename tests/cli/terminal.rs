@@ -3,7 +3,7 @@
 use crate::common::{PATIENCE, eventually, within};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{Termios, tcgetattr};
+use nix::sys::termios::{FlowArg, Termios, tcflow, tcgetattr};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -32,6 +32,8 @@ impl Terminal {
     pub fn start(columns: u16, args: &[&str]) -> Self {
         let size = Winsize { ws_row: ROWS, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let OpenptyResult { master, slave } = openpty(&size, None).unwrap();
+        // The clones are closed in children: one that has its own terminal's other end never hears that it is gone.
+        let [master, slave] = [master, slave].map(|end| end.try_clone().unwrap());
         let before = tcgetattr(&slave).unwrap();
         // It becomes the controlling terminal: that is where the size is asked for.
         let mut command = Command::new("setsid");
@@ -108,6 +110,24 @@ impl Terminal {
     /// Whether it has changed the modes of the terminal.
     pub fn is_taken(&self) -> bool {
         tcgetattr(&self.slave).unwrap() != self.before
+    }
+
+    /// From now on the terminal takes nothing, as after Ctrl-S.
+    pub fn stop(&self) {
+        tcflow(&self.slave, FlowArg::TCOOFF).unwrap();
+    }
+
+    /// Sends it a signal until it has ended.
+    pub fn signal_until_ended(mut self, signal: Signal) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end");
+            self.signal(signal);
+            std::thread::yield_now();
+        }
     }
 
     /// Waits until it has ended.

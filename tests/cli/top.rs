@@ -44,6 +44,17 @@ fn a_signal_ends_it_as_signals_do_and_restores_the_terminal() {
     }
 }
 
+#[test]
+fn in_a_terminal_that_takes_nothing_a_second_signal_ends_it() {
+    let dir = Dir::new();
+    let _channel = busy(&dir);
+    let terminal = Terminal::start(80, &["top", arg(&dir.file())]);
+    terminal.shows(&["middle"]);
+    terminal.stop();
+    let status = terminal.signal_until_ended(Signal::SIGTERM);
+    assert_eq!(status.code(), Some(128 + Signal::SIGTERM as i32), "{status}");
+}
+
 /// A file that is not there, one that is no channel, one that wants recovery; and what becomes of them.
 #[test]
 fn files_that_cannot_be_looked_at_are_tried_again() {

@@ -9,7 +9,7 @@ use std::process::Stdio;
 #[test]
 fn a_whole_file() {
     let dir = closed();
-    assert!(text(&output(["verify", arg(&dir.file())])).starts_with("nothing is wrong; 1 pages, 42 messages"));
+    assert!(text(&output(["verify", arg(&dir.file())])).starts_with("nothing is wrong; 1 page, 42 messages"));
     let said = &json(&["verify", "--json", arg(&dir.file())])[0];
     assert_eq!((&said["sound"], &said["state"], &said["messages"]), (&true.into(), &"clean".into(), &42.into()));
     assert_eq!(output(["verify", arg(&dir.file())]).stderr, b"", "no bar where there is no terminal");

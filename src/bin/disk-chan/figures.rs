@@ -21,6 +21,11 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// So many pages.
+pub fn pages(number: u64) -> String {
+    if number == 1 { "1 page".into() } else { format!("{number} pages") }
+}
+
 /// A number in at most seven places: `123,456`, then `1.23M`.
 pub fn brief(number: u64) -> String {
     const UNITS: [(u64, char); 5] = [

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::dump::{FORMAT, VERSION};
 use crate::face::Face;
+use crate::figures;
 use crate::geometry::Geometry;
 
 /// Longest first line: a channel's.
@@ -255,5 +256,5 @@ fn report_json(messages: u64, written: &Written) -> Value {
 
 fn said(messages: u64, written: &Written) -> String {
     let groups = written.groups.iter().map(|group| format!("\ngroup {}: {} -> {}", group.name, group.from, group.to));
-    format!("{messages} messages in {} pages{}", written.pages, groups.collect::<String>())
+    format!("{messages} messages in {}{}", figures::pages(written.pages), groups.collect::<String>())
 }

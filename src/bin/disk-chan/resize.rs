@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::face::Face;
+use crate::figures;
 use crate::geometry::Geometry;
 use crate::progress::bar;
 use crate::verify::{recovery_json, recovery_said};
@@ -94,7 +95,8 @@ fn report_json(done: &Rewritten, written: bool) -> Value {
 }
 
 fn said(done: &Rewritten, written: bool) -> String {
-    let mut lines = vec![format!("{} messages of {} bytes in {} pages", done.messages, done.bytes, done.pages)];
+    let mut lines =
+        vec![format!("{} messages of {} bytes in {}", done.messages, done.bytes, figures::pages(done.pages))];
     if done.left_out > 0 {
         lines.push(format!("without {} that every group is done with", done.left_out));
     }

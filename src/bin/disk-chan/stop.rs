@@ -27,17 +27,22 @@ pub const TICK: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct Stop(Arc<AtomicUsize>);
 
+/// From now on these signals are noted: the last one, or 0.
+pub fn note(signals: &[i32]) -> io::Result<Arc<AtomicUsize>> {
+    let (signal, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    for &number in signals {
+        // In this order: the first signal finds the flag unset.
+        flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&told))?;
+        flag::register(number, Arc::clone(&told))?;
+        flag::register_usize(number, Arc::clone(&signal), number as usize)?;
+    }
+    Ok(signal)
+}
+
 impl Stop {
     /// From now on signals are noted.
     pub fn on_signals() -> io::Result<Self> {
-        let (signal, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        for number in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds the flag unset.
-            flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&told))?;
-            flag::register(number, Arc::clone(&told))?;
-            flag::register_usize(number, Arc::clone(&signal), number as usize)?;
-        }
-        Ok(Self(signal))
+        Ok(Self(note(&[SIGINT, SIGTERM])?))
     }
 
     /// Whether it was told to stop.

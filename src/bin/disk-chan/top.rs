@@ -5,7 +5,6 @@
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -22,6 +21,7 @@ use crate::rates::Rates;
 use crate::ring_picture::Symbols;
 use crate::screen::{self, Panel};
 use crate::snapshot::{SELDOM, Snapshot, Watched};
+use crate::stop;
 
 /// How soon a signal, a key or what was seen is noticed.
 const TICK: Duration = Duration::from_millis(50);
@@ -55,10 +55,8 @@ pub fn run(args: &Args, face: Face) -> Outcome<()> {
     if face.json || !io::stdout().is_terminal() {
         return Err("top draws on a terminal: for data use `disk-chan info --json FILE`".into());
     }
-    let signal = Arc::new(AtomicUsize::new(0));
-    for number in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)?;
-    }
+    // The first one restores the terminal, which waits for ever if that takes nothing; then there is the second.
+    let signal = stop::note(&[SIGINT, SIGTERM, SIGHUP])?;
     let (saw, seen) = channel();
     let watchers = args.files.iter().enumerate().map(|(number, file)| {
         let (file, saw, every) = (file.clone(), saw.clone(), args.every);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::face::Face;
+use crate::figures;
 use crate::progress::bar;
 
 /// Check every page, record, checksum and bitmap of a file, and change nothing
@@ -121,7 +122,7 @@ fn said(found: &Verification) -> String {
     };
     let Verification { state, pages, messages, bytes, damaged, .. } = found;
     let damaged = if *damaged > 0 { format!(", and {damaged} that do not verify") } else { String::new() };
-    let mut said = format!("{wrong}; {pages} pages, {messages} messages of {bytes} bytes{damaged}");
+    let mut said = format!("{wrong}; {}, {messages} messages of {bytes} bytes{damaged}", figures::pages(*pages));
     if found.refused.is_none() {
         said = format!("{said}\nthe file is {state}");
     }
