@@ -47,7 +47,7 @@ fn each_file_is_a_message() {
     assert_eq!(messages(&channel), contents);
     let (said, status) = failure(&output(["send", arg(&file), "--framing", "file", c, arg(&dir.join("none"))]));
     assert!(said.contains("1 messages were sent") && said.contains("none"), "{said}");
-    assert_eq!(status, 1);
+    assert_eq!(status, 3);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn it_creates_the_file_as_told() {
     let dir = Dir::new();
     let file = dir.file();
     let shape = ["--page-size", "64K", "--pages", "2", "--overflow", "drop-oldest", "--max-attempts", "3"];
-    let more = ["--max-age", "7d", "--lease-timeout", "30s", "--message-len", "100"];
+    let more = ["--max-age", "7d", "--lease-timeout", "30s", "--typical-message-len", "100"];
     text(&output_of(["send", arg(&file)].iter().chain(&shape).chain(&more), b"one\n"));
     let day = std::time::Duration::from_secs(24 * 3600);
     let same = Options::new().page_size(64 << 10).max_pages(2).overflow(disk_chan::Overflow::DropOldest);
@@ -271,4 +271,31 @@ fn lines_pass_through_send_and_recv_unchanged() {
         assert!(seq.wait().unwrap().success() && recv.0.wait().unwrap().success());
         assert!(got.lines().map(|line| line.parse::<u64>().unwrap()).eq(1..=lines), "{} bytes", got.len());
     });
+}
+
+/// A named pipe that nobody writes to is waited for so that a signal ends it.
+#[test]
+fn a_signal_ends_it_at_a_named_pipe_and_what_is_written_there_is_sent() {
+    let (dir, channel) = small_channel();
+    let (file, pipe) = (dir.file(), dir.join("pipe"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let sending = start(["send", arg(&file), arg(&pipe)]);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    sending.signal(Signal::TERM);
+    assert_eq!(within(20, move || sending.end()).0, 143);
+    let sending = start(["send", arg(&file), arg(&pipe)]);
+    std::fs::write(&pipe, "a\nb\n").unwrap();
+    assert_eq!(within(20, move || sending.end()).0, 0);
+    assert_eq!(messages(&channel), [b"a", b"b"]);
+}
+
+/// An error is one also where nobody reads how many were sent.
+#[test]
+fn a_closed_standard_output_hides_no_error() {
+    let (dir, _channel) = small_channel();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let file = dir.file();
+    let mut command = crate::run::disk_chan(["send", arg(&file), "--json", arg(&dir.join("none"))]);
+    assert_eq!(command.stdout(writer).status().unwrap().code(), Some(3));
 }

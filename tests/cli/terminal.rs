@@ -135,6 +135,21 @@ impl Terminal {
         within(60, move || self.child.wait().unwrap())
     }
 
+    /// All that it wrote until it ended, and its status.
+    pub fn all(mut self) -> (String, ExitStatus) {
+        let said = Arc::clone(&self.said);
+        let status = within(60, move || self.child.wait().unwrap());
+        let mut before = usize::MAX;
+        // What it wrote may still be on its way.
+        eventually("all of it is there", || {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let now = said.lock().unwrap().len();
+            std::mem::replace(&mut before, now) == now && now > 0
+        });
+        let said = String::from_utf8_lossy(&said.lock().unwrap()).into_owned();
+        (said, status)
+    }
+
     /// Waits until it has ended; fails unless the terminal is as it was.
     pub fn end(mut self) -> ExitStatus {
         let (before, said) = (self.before, Arc::clone(&self.said));

@@ -4,7 +4,7 @@
 //! given back as it was. Listing takes nothing.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::Outcome;
 use crate::face::{self, Face, InUse, NotFound, context};
 use crate::groups::table;
 use crate::message_json::message_json;
+use crate::messages;
 use crate::stop::{Stop, TICK};
 
 /// The group of the channel of the dead letters.
@@ -206,10 +207,10 @@ fn take(
         Ok(())
     })();
     drop(others);
-    face.print(|| json!({what: count}), || format!("{count} letters {what}"))?;
+    let printed = face.print(|| json!({what: count}), || format!("{count} letters {what}"));
     ended?;
     match chosen.len() {
-        0 => Ok(()),
+        0 => Ok(printed?),
         left => Err(InUse(format!("{left} of {wanted} letters are held, or were done, by somebody else")).into()),
     }
 }
@@ -317,6 +318,11 @@ fn show(file: &Path, at: Offset, face: Face) -> Outcome<()> {
     }
     let letter = DeadLetter::parse(&record);
     let mut out = io::stdout().lock();
-    out.write_all(letter.map_or(&record[..], |letter| letter.message()))?;
+    let message = letter.map_or(&record[..], |letter| letter.message());
+    if out.is_terminal() {
+        messages::shown(&mut out, message)?
+    } else {
+        out.write_all(message)?
+    }
     Ok(out.flush()?)
 }

@@ -4,7 +4,7 @@
 //! beyond its position, from a first to a last message, and what it was `given` before and is not done with; one
 //! `end`, without which a dump is not whole.
 
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::face::{self, Face, Place};
 use crate::message_json::message_json;
+use crate::messages::json_shown;
 
 /// What a dump says that it is.
 pub const FORMAT: &str = "disk_chan dump";
@@ -41,8 +42,8 @@ pub struct Args {
 
 pub fn run(args: &Args, _face: Face) -> Outcome<()> {
     let channel = face::look_at(&args.file)?;
-    let mut out = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
-    writeln!(out, "{}", channel_line(&channel))?;
+    let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
+    line(&mut out, channel_line(&channel))?;
     // Before the messages: what a group is told to be done with is among them, or was before.
     let groups = channel.group_progress();
     let (mut messages, mut damaged) = (0_u64, 0);
@@ -55,11 +56,11 @@ pub fn run(args: &Args, _face: Face) -> Outcome<()> {
                 // What was sent meanwhile.
                 Ok(record) if record.offset() >= end => break,
                 Ok(record) => {
-                    writeln!(out, "{}", message_line(&record))?;
+                    line(&mut out, message_line(&record))?;
                     messages += 1;
                 }
                 Err(ReadError::Overwritten(oldest)) => {
-                    eprintln!("disk-chan: messages before {oldest} were overwritten meanwhile");
+                    face::say(format_args!("messages before {oldest} were overwritten meanwhile"));
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -67,12 +68,17 @@ pub fn run(args: &Args, _face: Face) -> Outcome<()> {
         damaged = reader.damaged();
     }
     groups.iter().try_for_each(|group| group_lines(&mut out, group))?;
-    writeln!(out, "{}", json!({"type": "end", "messages": messages, "groups": groups.len(), "damaged": damaged}))?;
+    line(&mut out, json!({"type": "end", "messages": messages, "groups": groups.len(), "damaged": damaged}))?;
     out.flush()?;
     if damaged > 0 {
-        eprintln!("disk-chan: {damaged} messages that do not verify were left out");
+        face::say(format_args!("{damaged} messages that do not verify were left out"));
     }
     Ok(())
+}
+
+/// Writes a line; the same JSON drives no terminal.
+fn line(out: &mut impl Write, value: Value) -> io::Result<()> {
+    writeln!(out, "{}", json_shown(value.to_string(), io::stdout().is_terminal()))
 }
 
 fn channel_line(channel: &Channel) -> Value {
@@ -113,16 +119,16 @@ fn sent_at(time: SystemTime) -> Value {
     if ms <= LAST { face::time(time).into() } else { ms.into() }
 }
 
-fn group_lines(out: &mut impl Write, group: &GroupProgress) -> std::io::Result<()> {
+fn group_lines(out: &mut impl Write, group: &GroupProgress) -> io::Result<()> {
     let name = group.name.to_string();
-    writeln!(out, "{}", json!({"type": "group", "name": name, "position": group.position.to_string()}))?;
+    line(out, json!({"type": "group", "name": name, "position": group.position.to_string()}))?;
     for done in &group.done {
         let (first, last) = (done.start().to_string(), done.end().to_string());
-        writeln!(out, "{}", json!({"type": "done", "group": name, "first": first, "last": last}))?;
+        line(out, json!({"type": "done", "group": name, "first": first, "last": last}))?;
     }
     for (offset, attempts) in &group.given {
         let offset = offset.to_string();
-        writeln!(out, "{}", json!({"type": "given", "group": name, "offset": offset, "attempts": attempts}))?;
+        line(out, json!({"type": "given", "group": name, "offset": offset, "attempts": attempts}))?;
     }
     Ok(())
 }

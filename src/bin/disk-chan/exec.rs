@@ -15,7 +15,7 @@ use std::time::Duration;
 use disk_chan::{AckError, Lease, Receiver, RecvTimeoutError};
 
 use crate::Outcome;
-use crate::face::context;
+use crate::face::{self, context};
 use crate::recv::warn_lagged;
 use crate::stop::{Stop, TICK};
 
@@ -88,7 +88,7 @@ impl Work<'_> {
         let (finished, done) = if status.success() {
             (lease.ack(), true)
         } else {
-            eprintln!("disk-chan: {offset}: the command ended with {status}; attempt {attempts}");
+            face::say(format_args!("{offset}: the command ended with {status}; attempt {attempts}"));
             let pause = PAUSE.saturating_mul(1 << attempts.saturating_sub(1).min(16));
             self.stop.sleep(pause.min(LONGEST_PAUSE));
             (lease.give_back(), false)
@@ -96,7 +96,7 @@ impl Work<'_> {
         match finished {
             Ok(()) => {}
             // The message went to make room, or to another receiver: the command had it all the same.
-            Err(error @ (AckError::Gone | AckError::Taken)) => eprintln!("disk-chan: {offset}: {error}"),
+            Err(error @ (AckError::Gone | AckError::Taken)) => face::say(format_args!("{offset}: {error}")),
             Err(error) => return Err(error.into()),
         }
         Ok(done)

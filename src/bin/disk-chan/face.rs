@@ -3,7 +3,7 @@
 //! Standard output carries data, standard error talk. With `--json` the data is JSON, one value a line.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -13,6 +13,7 @@ use disk_chan::{
 };
 
 use crate::Outcome;
+use crate::messages;
 
 /// Exit statuses, as `disk-chan --help` says them.
 const FAILED: u8 = 1;
@@ -39,10 +40,26 @@ pub struct Face {
 }
 
 impl Face {
-    /// Prints one value to standard output, as JSON or as text.
+    /// Prints one value to standard output, as JSON or as text; what is in it does not drive a terminal.
     pub fn print(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) -> io::Result<()> {
-        let mut out = anstream::stdout().lock();
-        if self.json { writeln!(out, "{}", json()) } else { writeln!(out, "{}", text()) }
+        let mut out = io::stdout().lock();
+        match (self.json, out.is_terminal()) {
+            (true, to_terminal) => writeln!(out, "{}", messages::json_shown(json().to_string(), to_terminal)),
+            (false, true) => {
+                messages::shown(&mut out, text().as_bytes())?;
+                writeln!(out)
+            }
+            (false, false) => writeln!(out, "{}", text()),
+        }
+    }
+
+    /// The same for a text that has styles, and takes care itself of what else drives a terminal.
+    pub fn print_styled(
+        self,
+        json: impl FnOnce() -> serde_json::Value,
+        text: impl FnOnce() -> String,
+    ) -> io::Result<()> {
+        if self.json { self.print(json, String::new) } else { writeln!(anstream::stdout().lock(), "{}", text()) }
     }
 }
 
@@ -65,7 +82,9 @@ pub fn time(time: SystemTime) -> String {
 
 /// Says something on standard error, whether or not anybody hears it.
 pub fn say(what: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "disk-chan: {what}");
+    let mut said = Vec::new();
+    let _ = messages::shown(&mut said, format!("disk-chan: {what}\n").as_bytes());
+    let _ = io::stderr().write_all(&said);
 }
 
 /// A place in a channel as one types it.
@@ -187,6 +206,9 @@ pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
 
 fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     if error.is::<NotFound>() {
+        return Some(NOT_FOUND);
+    }
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Some(NOT_FOUND);
     }
     if error.is::<InUse>() {

@@ -214,12 +214,12 @@ fn import(file: &Path, from: Option<&Path>, force: bool, face: Face) -> Outcome<
     let before = positions(&channel);
     let imported = channel.import_groups(&text, force);
     // Those before an error were moved.
-    for (name, to) in positions(&channel) {
-        if before.get(&name) != Some(&to) {
-            moved(face, &name, before.get(&name).copied(), Some(to), false)?;
-        }
-    }
-    Ok(imported.map_err(context("cannot import (if messages of a group are handed out: --force)"))?)
+    let printed = positions(&channel).into_iter().try_for_each(|(name, to)| match before.get(&name).copied() {
+        Some(from) if from == to => Ok(()),
+        from => moved(face, &name, from, Some(to), false),
+    });
+    imported.map_err(context("cannot import (if messages of a group are handed out: --force)"))?;
+    printed
 }
 
 fn list(file: &Path, face: Face) -> Outcome<()> {

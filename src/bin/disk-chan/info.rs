@@ -40,7 +40,7 @@ pub fn run(args: &Args, face: Face) -> Outcome<()> {
     let channel = face::look_at(&args.file)?;
     let snapshot = Snapshot::take(&channel);
     let letters = DeadLetters::look(&args.file, &snapshot);
-    face.print(
+    face.print_styled(
         || as_json(args, &snapshot, &letters),
         || as_text(args, &snapshot, &letters, columns(), Symbols::of_locale()),
     )?;

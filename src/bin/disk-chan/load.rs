@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::dump::{FORMAT, VERSION};
-use crate::face::Face;
+use crate::face::{Face, context};
 use crate::figures;
 use crate::geometry::Geometry;
 
@@ -40,7 +40,7 @@ pub struct Args {
 
 pub fn run(args: &Args, face: Face) -> Outcome<()> {
     let input: Box<dyn Read> = match &args.dump {
-        Some(path) => Box::new(File::open(path).map_err(|error| format!("{}: {error}", path.display()))?),
+        Some(path) => Box::new(File::open(path).map_err(context(path.display().to_string()))?),
         None => Box::new(io::stdin().lock()),
     };
     let mut lines = Lines { input: BufReader::with_capacity(1 << 20, input), number: 0, most: FIRST_LINE };

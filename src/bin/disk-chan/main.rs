@@ -107,7 +107,7 @@ fn main() -> ExitCode {
         // Whoever read the output has enough.
         Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("disk-chan: {}", with_causes(&*error));
+            face::say(format_args!("{}", with_causes(&*error)));
             face::exit_code(&*error)
         }
     }

@@ -43,12 +43,12 @@ pub fn print(out: &mut impl Write, record: &Record, format: Format, to_terminal:
         }
         Format::Hex => hex(out, record),
         Format::Base64 => writeln!(out, "{}", STANDARD.encode(&**record)),
-        Format::Json => writeln!(out, "{}", json_line(record, to_terminal)),
+        Format::Json => writeln!(out, "{}", json_shown(as_json(record).to_string(), to_terminal)),
     }
 }
 
 /// Bytes as a terminal can be shown them: lines and tabs stay, the rest that would do something is escaped.
-fn shown(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+pub fn shown(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             if drives_terminal(c) && c != '\n' && c != '\t' {
@@ -85,8 +85,7 @@ fn as_json(record: &Record) -> Value {
 
 /// The JSON in one line. What it leaves as it is though it drives a terminal lies within its strings: there it can be
 /// escaped, too.
-fn json_line(record: &Record, to_terminal: bool) -> String {
-    let line = as_json(record).to_string();
+pub fn json_shown(line: String, to_terminal: bool) -> String {
     if !to_terminal || !line.contains(drives_terminal) {
         return line;
     }
@@ -112,7 +111,7 @@ mod tests {
             disk_chan::Options::new().page_size(64 << 10).max_pages(2).blocking_open(dir.path().join("c")).unwrap();
         channel.sender().blocking_send("\u{9b}\u{7f}\u{1b}é").unwrap();
         let record = channel.reader().try_read().unwrap();
-        let line = json_line(&record, true);
+        let line = json_shown(as_json(&record).to_string(), true);
         assert!(!line.contains(drives_terminal), "{line:?}");
         assert_eq!(line.parse::<Value>().unwrap(), as_json(&record));
     }

@@ -1,7 +1,7 @@
 //! `disk-chan metrics`: the figures of a channel in the Prometheus text format.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use disk_chan::{Metric, MetricKind};
@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::face::{self, Face};
+use crate::messages::{self, json_shown};
 
 /// Print the figures of channels in the Prometheus text format
 #[derive(clap::Args)]
@@ -34,8 +35,12 @@ pub fn run(args: &Args, face: Face) -> Outcome<()> {
     }
     metrics.sort_by_key(|metric| names.iter().position(|name| *name == metric.name));
     let mut out = std::io::stdout().lock();
+    let to_terminal = out.is_terminal();
     match face.json {
-        true => metrics.iter().try_for_each(|metric| writeln!(out, "{}", as_json(metric)))?,
+        true => metrics
+            .iter()
+            .try_for_each(|metric| writeln!(out, "{}", json_shown(as_json(metric).to_string(), to_terminal)))?,
+        false if to_terminal => messages::shown(&mut out, as_text(&metrics).as_bytes())?,
         false => out.write_all(as_text(&metrics).as_bytes())?,
     }
     Ok(out.flush()?)

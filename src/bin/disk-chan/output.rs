@@ -3,7 +3,7 @@
 //! **Invariants.** Where the output is no file, no more is written at once than a pipe takes that has room for
 //! anything: so a write does not block, and a signal is noticed though nobody reads. Then who reads has a second.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use std::time::{Duration, SystemTime};
 
 use crate::message_json::message_json;
+use crate::messages;
 use crate::stop::{Stop, TICK, is_ready};
 
 /// Bytes kept before they are written.
@@ -50,19 +51,25 @@ pub struct Output {
     /// JSON if none.
     framing: Option<Framing>,
     is_file: bool,
+    is_terminal: bool,
     buffer: Vec<u8>,
 }
 
 impl Output {
     pub fn new(stop: &Stop, framing: Option<Framing>) -> io::Result<Self> {
         let kind = FileType::from_raw_mode(rustix::fs::fstat(io::stdout())?.st_mode);
-        Ok(Self { stop: stop.clone(), framing, is_file: kind.is_file(), buffer: Vec::with_capacity(BUFFER) })
+        let (is_file, is_terminal) = (kind.is_file(), io::stdout().is_terminal());
+        Ok(Self { stop: stop.clone(), framing, is_file, is_terminal, buffer: Vec::with_capacity(BUFFER) })
     }
 
     /// Writes a message, in the end.
     pub fn put(&mut self, item: &Item<'_>) -> io::Result<()> {
         let message = item.message;
         match self.framing {
+            Some(_) if self.is_terminal => {
+                messages::shown(&mut self.buffer, message)?;
+                self.buffer.push(b'\n');
+            }
             Some(Framing::Length) => {
                 // No message is as long as a page can be.
                 self.buffer.extend((message.len() as u32).to_le_bytes());
@@ -77,7 +84,8 @@ impl Output {
                 if let Some(attempts) = item.attempts {
                     json.insert("attempts".into(), attempts.into());
                 }
-                serde_json::to_writer(&mut self.buffer, &json)?;
+                let line = serde_json::Value::from(json).to_string();
+                self.buffer.extend(messages::json_shown(line, self.is_terminal).into_bytes());
                 self.buffer.push(b'\n');
             }
         }

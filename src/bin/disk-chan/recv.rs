@@ -135,5 +135,5 @@ fn peek(args: &Args, stop: &Stop, mut output: Output) -> Outcome<()> {
 
 /// Says what the group did not get.
 pub fn warn_lagged(count: u64) {
-    eprintln!("disk-chan: {count} messages were dropped before this group received them");
+    face::say(format_args!("{count} messages were dropped before this group received them"));
 }

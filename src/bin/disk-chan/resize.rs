@@ -6,7 +6,7 @@ use disk_chan::{Options, Rewrite, RewriteError, Rewritten};
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::face::Face;
+use crate::face::{self, Face};
 use crate::figures;
 use crate::geometry::Geometry;
 use crate::progress::bar;
@@ -38,7 +38,7 @@ pub fn run(args: &Args, face: Face) -> Outcome<()> {
     print(&done, true, face)?;
     if done.letters.is_none() && letters(&args.file).exists() {
         let left = letters(&args.file);
-        eprintln!("disk-chan: the dead letters stay in {}: the new channel has none", left.display());
+        face::say(format_args!("the dead letters stay in {}: the new channel has none", left.display()));
     }
     Ok(())
 }

@@ -6,9 +6,10 @@
 //! - What it says was sent was sent, and with `--durable` is on stable storage. Syncs are shared: one is made where
 //!   nothing more is there to read, and at least once a second.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use disk_chan::{Full, Headers, Offset, Options, Overflow, Payload, SendTimeoutEr
 use serde_json::json;
 
 use crate::Outcome;
-use crate::face::{Face, context};
+use crate::face::{self, Face, context};
 use crate::input::{Framing, Input};
 use crate::stop::{Stop, TICK};
 
@@ -65,8 +66,8 @@ struct Shape {
     #[arg(long, value_name = "N")]
     pages: Option<usize>,
     /// Bytes of a usual message: sizes the table of messages in each page
-    #[arg(long, value_name = "BYTES", value_parser = crate::bytes)]
-    message_len: Option<usize>,
+    #[arg(long, alias = "message-len", value_name = "BYTES", value_parser = crate::bytes)]
+    typical_message_len: Option<usize>,
     /// What a send does when the ring is full
     #[arg(long, value_enum)]
     overflow: Option<WhenFull>,
@@ -103,7 +104,7 @@ impl Shape {
         if let Some(pages) = self.pages {
             options = options.max_pages(pages);
         }
-        if let Some(bytes) = self.message_len {
+        if let Some(bytes) = self.typical_message_len {
             options = options.typical_message_len(bytes);
         }
         match self.overflow {
@@ -148,19 +149,19 @@ pub fn run(args: &Args, face: Face) -> Outcome<()> {
     // What was sent before an error counts, too.
     let settled = posting.settle();
     let Posting { count, last, .. } = posting;
-    if settled.is_ok() {
+    let mut printed = Ok(());
+    if settled.is_ok() && face.json {
         let last = last.map(|offset| offset.to_string());
-        let said = || json!({"sent": count, "last": last, "durable": args.durable});
-        if face.json {
-            face.print(said, String::new)?;
-        }
+        printed = face.print(|| json!({"sent": count, "last": last, "durable": args.durable}), String::new);
     }
     settled?;
     let so_far = match last {
         Some(last) => format!("{count} messages were sent, the last at {last}; then"),
         None => "nothing was sent".into(),
     };
-    Ok(ended.map_err(context(so_far))?)
+    ended.map_err(context(so_far))?;
+    // Last: that nobody reads it hides no error.
+    Ok(printed?)
 }
 
 /// Messages on their way.
@@ -183,7 +184,10 @@ impl Posting<'_> {
             return self.post_from(io::stdin(), args.framing).map_err(|error| context("standard input")(error).into());
         }
         for path in &args.paths {
-            let posted = File::open(path).map_err(Into::into).and_then(|file| self.post_from(file, args.framing));
+            // A pipe with a name is waited for where it is read, so that a signal is noticed.
+            let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+            let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
+            let posted = file.map_err(Into::into).and_then(|file| self.post_from(file, args.framing));
             posted.map_err(context(path.display().to_string()))?;
         }
         Ok(())
@@ -244,7 +248,7 @@ impl Posting<'_> {
                         .into());
                 }
                 Err(SendTimeoutError::Timeout(full)) if !self.told => {
-                    eprintln!("disk-chan: waiting for room: {full}");
+                    face::say(format_args!("waiting for room: {full}"));
                     self.told = true;
                 }
                 Err(SendTimeoutError::Timeout(_)) => {}
