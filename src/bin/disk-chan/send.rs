@@ -66,7 +66,7 @@ struct Shape {
     #[arg(long, value_name = "N")]
     pages: Option<usize>,
     /// Bytes of a usual message: sizes the table of messages in each page
-    #[arg(long, alias = "message-len", value_name = "BYTES", value_parser = crate::bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = crate::bytes)]
     typical_message_len: Option<usize>,
     /// What a send does when the ring is full
     #[arg(long, value_enum)]
