@@ -233,7 +233,7 @@ impl<'a> User<'a> {
         let ring = self.ring();
         let mut sum = ring.end().as_u64() ^ ring.mem.page_turns().load(Relaxed);
         for page in ring.pages() {
-            sum ^= ring.committed(page, 0);
+            sum ^= ring.count(page, disk_chan::layout::SlotState::is_committed);
         }
         for group in Group::all(self.mem) {
             sum ^= group.held_and_returned()[0] as u64
