@@ -10,17 +10,15 @@
 #![forbid(unsafe_code)]
 
 use crate::channel::{letters_options, letters_path};
-use crate::file::open_to_look;
 use crate::layout::{Geometry, Layout};
 use crate::offline;
 use crate::packing::Packing;
 use crate::page::Record;
 use crate::read::unix_milliseconds;
 use crate::shared::Root;
-use crate::sys::{self, LockByte};
 use crate::writer::Prepared;
 use crate::{
-    Channel, ChannelWriter, Durability, GroupMoved, GroupProgress, Offset, Options, Reader, RecoveryReport,
+    Channel, ChannelWriter, Durability, GroupMoved, GroupProgress, Offset, OpenError, Options, Reader, RecoveryReport,
     RewriteError, Start,
 };
 use std::path::Path;
@@ -159,19 +157,15 @@ impl Rewrite {
             Some(letters) => Some((letters.copy(&letters_path(to), &mut told)?, letters.plan)),
             None => None,
         };
+        // Letters without their channel would be the next one's; they are not taken away again, as they may be by then.
+        if to.symlink_metadata().is_ok() {
+            return Err(OpenError::AlreadyExists { path: to.into() }.into());
+        }
         let publish = |new: Prepared, plan: Rewritten| {
             new.publish().map(|written| Rewritten { groups: written.groups, pages: written.pages, ..plan })
         };
         let letters = letters.map(|(new, plan)| publish(new, plan)).transpose()?.map(Box::new);
-        match publish(new, source.plan) {
-            Ok(written) => Ok(Rewritten { letters, ..written }),
-            Err(error) => {
-                if letters.is_some() {
-                    withdraw(&letters_path(to), source.layout.geometry.max_opens);
-                }
-                Err(error)
-            }
-        }
+        Ok(Rewritten { letters, ..publish(new, source.plan)? })
     }
 
     fn source(&self, path: &Path) -> Result<Source, RewriteError> {
@@ -265,16 +259,6 @@ fn each(
         f(&record)?;
     }
     Ok(reader)
-}
-
-/// Takes the name from letters whose channel could not have its own: not if somebody has them open.
-fn withdraw(letters: &Path, max_opens: usize) {
-    if let Ok(file) = open_to_look(letters)
-        && let Ok(true) = sys::try_lock_shared(&file, LockByte::OpenLock)
-        && let Ok(false) = sys::is_any_open_locked(&file, max_opens)
-    {
-        let _ = std::fs::remove_file(letters);
-    }
 }
 
 impl GroupMoved {
