@@ -469,6 +469,11 @@ impl Channel {
         u128::from(high) << 64 | u128::from(low)
     }
 
+    /// When the channel was created.
+    pub fn created_at(&self) -> SystemTime {
+        self.root.file.created_at()
+    }
+
     /// The path that the channel was opened by.
     pub fn path(&self) -> &Path {
         &self.root.file.path

@@ -40,7 +40,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How often a close tries to take the open lock, a millisecond apart.
 const CLOSE_TRIES: u32 = 20;
@@ -304,6 +304,13 @@ impl OpenFile {
     /// The channel's own number; also where the mapping is not, in the child of a fork.
     pub fn uuid(&self) -> [u64; 2] {
         self.map.uuid()
+    }
+
+    /// When the file was created.
+    pub fn created_at(&self) -> SystemTime {
+        let header = self.header.lock().unwrap_or_else(|e| e.into_inner());
+        let since = Duration::from_millis(header.created_at);
+        SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// The ring, as this open sees it.

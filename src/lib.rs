@@ -251,6 +251,8 @@ mod raw;
 mod reader;
 #[cfg(not(disk_chan_loom))]
 mod receiver;
+#[cfg(all(feature = "relay", not(disk_chan_loom)))]
+pub mod relay;
 #[cfg(not(disk_chan_loom))]
 mod reservation;
 #[cfg(not(disk_chan_loom))]
