@@ -88,7 +88,11 @@ mod hold;
 #[cfg(feature = "relay-nats")]
 mod nats;
 #[cfg(feature = "relay-nats")]
+mod nats_headers;
+#[cfg(feature = "relay-nats")]
 mod nats_source;
+#[cfg(feature = "relay-nats")]
+mod nats_stream;
 #[cfg(feature = "relay-redis")]
 mod redis;
 mod sink;
@@ -98,7 +102,7 @@ mod turn;
 use crate::{Channel, GroupName, Offset, RecvError, SubscribeError};
 use backoff::Backoff;
 use hold::Hold;
-use status::Reporter;
+use status::{Reporter, Tell};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,7 +132,7 @@ pub struct Relay {
     first_pause: Duration,
     longest_pause: Duration,
     grace: Duration,
-    told: Option<Arc<dyn Fn(&RelayStatus) + Send + Sync>>,
+    told: Option<Tell>,
 }
 
 /// Why a relay ended before it was told to.

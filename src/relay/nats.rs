@@ -1,25 +1,194 @@
 //! NATS JetStream.
+//!
+//! **Invariants.**
+//! - A message is called `UUID-OFFSET` in the stream (`Nats-Msg-Id`): by that the server itself drops what comes twice
+//!   within its duplicate window, and by that the relay finds how far the stream is, however long ago that was.
+//! - Each message says what it must follow. The first of a connection names the sequence of the last message of the
+//!   subject (`Nats-Expected-Last-Subject-Sequence`), which was read before. Each of the next names the one before it
+//!   (`Nats-Expected-Last-Msg-Id`): its sequence is not known yet. (A guess would not do. If it were too low by two, say,
+//!   the message behind the next one would fit, and the next one be left out.) So if one is lost with a connection, or
+//!   refused, none behind it is stored. And what a connection that was given up, or a relay that was stopped, still has
+//!   on its way is stored in its place or not at all: whoever comes second at a place is refused, connects again, and
+//!   sees what is there.
+//! - The last name is that of the whole stream. So if others publish to it, under other subjects, a message may be
+//!   refused though nothing of ours is missing. Then the next ones go one by one, each behind a sequence that is known.
+//! - A connection is used until its first error, then never again.
 
+use super::nats_headers::headers;
+use super::nats_stream::{OurStream, message_id};
 use super::{AddressError, Origin, Sink, SinkError};
 use crate::relay::address::Address;
 use crate::{Lease, Offset};
+use async_nats::jetstream::context::{
+    Context, CreateStreamErrorKind, GetStreamErrorKind, PublishAckFuture, PublishError, PublishErrorKind,
+};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::{Config, Stream};
+use async_nats::jetstream::{self, ErrorCode};
+use async_nats::{ConnectErrorKind, ConnectOptions, Event};
+use std::collections::VecDeque;
+use std::error::Error;
+use std::fmt;
+use std::future::{IntoFuture, poll_fn};
+use std::task::Poll;
+use std::time::Duration;
+use tokio::sync::watch;
 
-/// Puts messages into a stream of NATS JetStream: `nats://HOST:PORT/STREAM/SUBJECT`.
-#[derive(Debug)]
+/// How long the server may take for anything.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Messages that go one by one after one that did not follow what it named.
+const CAREFUL: usize = 256;
+
+/// Puts messages into a stream of NATS JetStream: `nats://[USER:PASSWORD@]HOST:PORT/STREAM/SUBJECT`.
+///
+/// The stream is created if it is not there, with the subject, in files, and no limits; one that is there must have the
+/// subject, and is used as it is. Give each relay a subject of its own, and, for speed, a stream of its own: streams
+/// that collect several are the server's business (`sources`).
+///
+/// A message is stored with its headers, and these:
+///
+/// | header | value |
+/// |---|---|
+/// | `Nats-Msg-Id` | the channel's number as 32 hexadecimal digits, `-`, the offset as a decimal number |
+/// | `Nats-Expected-Last-Msg-Id` or `Nats-Expected-Last-Subject-Sequence` | the message before it |
+/// | `Disk-Chan-Sent` | when it was sent, in unix milliseconds |
+/// | `Disk-Chan-Key` | its key, if it has one; what is not a letter, a digit or one of `-._~` as `%` and two hexadecimal digits |
+/// | `Disk-Chan-Header` | `NAME=VALUE`, encoded likewise, for each header that NATS cannot carry as it is, or would take for its own |
+///
+/// Each message is in the stream once, and in order, also after breaks that are longer than the stream's duplicate
+/// window, as long as the stream keeps the last message of the subject. One that gives its messages away (by age, or once
+/// they are consumed) may get again what was in flight during such a break.
+///
+/// What the server confirmed and then lost is its own business: by default it writes to the disk every two minutes
+/// (`sync_interval`), and a stream with one replica is on one machine.
 pub struct Nats {
     address: Address,
+    stream: String,
+    subject: String,
+    /// Whether the stream was there once: then it is not created.
+    found: bool,
+    session: Option<Session>,
+    careful: usize,
 }
+
+/// A connection, as long as nothing went wrong.
+struct Session {
+    context: Context,
+    stream: OurStream,
+    /// Turns true when the connection broke.
+    broken: watch::Receiver<bool>,
+    /// What the next message is to follow.
+    last: Last,
+    /// What is not confirmed, in order.
+    acks: VecDeque<(Offset, PublishAckFuture)>,
+    first: Option<(Offset, Ack)>,
+    /// What is confirmed and was not told.
+    confirmed: Option<Offset>,
+    /// What went wrong behind that.
+    failed: Option<SinkError>,
+}
+
+/// The last message of the subject.
+enum Last {
+    /// That is stored, by its sequence; 0 is none.
+    Stored(u64),
+    /// That was handed over, by its name.
+    Named(String),
+}
+
+type Ack = <PublishAckFuture as IntoFuture>::IntoFuture;
 
 impl Nats {
     /// A sink for this address.
     ///
     /// # Errors
     ///
-    /// [`AddressError`] if it is none.
+    /// [`AddressError`] if it is none, or the subject has a wildcard.
     pub fn new(address: &str) -> Result<Self, AddressError> {
-        let address = Address::parse(address, &["nats", "tls"], "nats://localhost:4222/STREAM/subject")?;
-        Ok(Self { address })
+        let example = "nats://localhost:4222/STREAM/subject";
+        let address = Address::parse(address, &["nats", "tls"], example)?;
+        let parts = address.path.split_once('/').filter(|(stream, subject)| {
+            !stream.is_empty() && subject.split('.').all(|token| !token.is_empty() && token != "*" && token != ">")
+        });
+        let Some((stream, subject)) = parts else {
+            return Err(AddressError { address: address.to_string(), example });
+        };
+        let (stream, subject) = (stream.to_owned(), subject.to_owned());
+        Ok(Self { address, stream, subject, found: false, session: None, careful: 0 })
     }
+
+    async fn open(&mut self, origin: &Origin) -> Result<(Session, Option<Offset>), SinkError> {
+        let (tell, broken) = watch::channel(false);
+        let options = ConnectOptions::new()
+            .name("disk-chan relay")
+            .connection_timeout(PATIENCE)
+            // What was in flight is not sent again on another connection by itself.
+            .max_reconnects(1)
+            .event_callback(move |event| {
+                if matches!(event, Event::Disconnected | Event::Closed) {
+                    tell.send_replace(true);
+                }
+                async {}
+            });
+        let client = options.connect(self.address.server.as_str()).await.map_err(|error| match error.kind() {
+            ConnectErrorKind::ServerParse
+            | ConnectErrorKind::Authentication
+            | ConnectErrorKind::AuthorizationViolation => SinkError::fatal(error),
+            _ => SinkError::retry(error),
+        })?;
+        let context = jetstream::ContextBuilder::new()
+            .timeout(PATIENCE)
+            .ack_timeout(PATIENCE)
+            .max_ack_inflight(1 << 20)
+            .build(client);
+        self.check_stream(&context).await?;
+        let stream = context.get_stream_no_info(&self.stream).await.map_err(SinkError::fatal)?;
+        let stream = OurStream::new(stream, self.subject.clone(), origin.uuid);
+        let (last, newest) = stream.newest().await?;
+        let last = Last::Stored(last);
+        let (acks, first, confirmed, failed) = (VecDeque::new(), None, None, None);
+        Ok((Session { context, stream, broken, last, acks, first, confirmed, failed }, newest))
+    }
+
+    /// Sees that the stream is there, and is one that can be relayed to.
+    async fn check_stream(&mut self, context: &Context) -> Result<(), SinkError> {
+        let name = &self.stream;
+        let found = match context.get_stream(name).await {
+            Ok(found) => found,
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    if self.found {
+                        return Err(SinkError::retry(format!("the stream {name} is gone")));
+                    }
+                    create_stream(context, name, &self.subject).await?
+                }
+                GetStreamErrorKind::EmptyName | GetStreamErrorKind::InvalidStreamName => {
+                    return Err(SinkError::fatal(error));
+                }
+                _ => return Err(SinkError::retry(error)),
+            },
+        };
+        let config = &found.cached_info().config;
+        if !config.subjects.iter().any(|pattern| matches(pattern, &self.subject)) {
+            let what = format!("the stream {name} is for {:?}, not for {}", config.subjects, self.subject);
+            return Err(SinkError::fatal(what));
+        }
+        if config.no_ack {
+            return Err(SinkError::fatal(format!("the stream {name} confirms nothing: it has no_ack set")));
+        }
+        self.found = true;
+        Ok(())
+    }
+}
+
+async fn create_stream(context: &Context, name: &str, subject: &str) -> Result<Stream, SinkError> {
+    let (name, subjects) = (name.to_owned(), vec![subject.to_owned()]);
+    let created = context.create_stream(Config { name, subjects, ..Default::default() }).await;
+    created.map_err(|error| match error.kind() {
+        CreateStreamErrorKind::JetStream(_) | CreateStreamErrorKind::InvalidStreamName => SinkError::fatal(error),
+        _ => SinkError::retry(error),
+    })
 }
 
 impl Sink for Nats {
@@ -27,15 +196,195 @@ impl Sink for Nats {
         self.address.to_string()
     }
 
-    async fn connect(&mut self, _: &Origin) -> Result<Option<Offset>, SinkError> {
-        Err(SinkError::fatal("not there yet"))
+    async fn connect(&mut self, origin: &Origin) -> Result<Option<Offset>, SinkError> {
+        self.session = None;
+        let (session, newest) = self.open(origin).await?;
+        self.session = Some(session);
+        Ok(newest)
     }
 
-    async fn publish(&mut self, _: &[Lease]) -> Result<(), SinkError> {
-        Err(SinkError::fatal("not there yet"))
+    async fn publish(&mut self, batch: &[Lease]) -> Result<(), SinkError> {
+        let session = self.session.as_mut().ok_or_else(not_connected)?;
+        for lease in batch {
+            session.publish(&self.subject, lease).await?;
+            if self.careful > 0 {
+                session.wait_for_all().await?;
+                self.careful -= 1;
+            }
+        }
+        Ok(())
     }
 
     async fn confirmed(&mut self) -> Result<Offset, SinkError> {
-        Err(SinkError::fatal("not there yet"))
+        let session = self.session.as_mut().ok_or_else(not_connected)?;
+        let confirmed = session.wait_for_some().await;
+        if confirmed.as_ref().is_err_and(does_not_follow) {
+            self.careful = CAREFUL;
+        }
+        confirmed
+    }
+
+    async fn missing(&mut self, offsets: &[Offset]) -> Result<Vec<Offset>, SinkError> {
+        let session = self.session.as_ref().ok_or_else(not_connected)?;
+        session.stream.missing(offsets).await
+    }
+}
+
+impl Session {
+    /// Hands a message over.
+    async fn publish(&mut self, subject: &str, lease: &Lease) -> Result<(), SinkError> {
+        let (offset, id) = (lease.offset(), message_id(self.stream.uuid, lease.offset()));
+        let message = PublishMessage::build().headers(headers(lease)).message_id(&id).payload(lease.to_vec().into());
+        let message = match &self.last {
+            Last::Stored(sequence) => message.expected_last_subject_sequence(*sequence),
+            Last::Named(id) => message.expected_last_message_id(id),
+        };
+        let sent = tokio::select! {
+            biased;
+            sent = self.context.send_publish(subject.to_owned(), message) => sent,
+            () = is_broken(&mut self.broken) => return Err(SinkError::retry("the connection broke")),
+        };
+        match sent {
+            Ok(ack) => self.acks.push_back((offset, ack)),
+            // What is before it has to be stored before it can be refused.
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                self.wait_for_all().await?;
+                return Err(SinkError::refused(offset, error));
+            }
+            Err(error) => return Err(SinkError::retry(error)),
+        }
+        self.last = Last::Named(id);
+        Ok(())
+    }
+
+    /// Waits for the next one to be confirmed, and takes what else is.
+    async fn wait_for_some(&mut self) -> Result<Offset, SinkError> {
+        if let Some(failed) = self.failed.take() {
+            return Err(failed);
+        }
+        while self.next_ack() {
+            let Some((offset, ack)) = &mut self.first else { break };
+            let offset = *offset;
+            let answer = if self.confirmed.is_some() {
+                match poll_fn(|cx| Poll::Ready(ack.as_mut().poll(cx))).await {
+                    Poll::Ready(answer) => answer,
+                    Poll::Pending => break,
+                }
+            } else {
+                tokio::select! {
+                    biased;
+                    answer = &mut *ack => answer,
+                    () = is_broken(&mut self.broken) => return Err(SinkError::retry("the connection broke")),
+                }
+            };
+            self.first = None;
+            match answer {
+                Ok(PublishAck { sequence, .. }) => {
+                    self.confirmed = Some(offset);
+                    if self.acks.is_empty() {
+                        self.last = Last::Stored(sequence);
+                    }
+                }
+                Err(error) if self.confirmed.is_some() => {
+                    self.failed = Some(refusal(offset, error));
+                    break;
+                }
+                Err(error) => return Err(refusal(offset, error)),
+            }
+        }
+        match self.confirmed.take() {
+            Some(confirmed) => Ok(confirmed),
+            None => std::future::pending().await, // nothing was handed over
+        }
+    }
+
+    async fn wait_for_all(&mut self) -> Result<(), SinkError> {
+        let mut confirmed = self.confirmed;
+        while self.next_ack() || self.failed.is_some() {
+            confirmed = Some(self.wait_for_some().await?);
+        }
+        self.confirmed = confirmed;
+        Ok(())
+    }
+
+    /// Whether there is one to wait for.
+    fn next_ack(&mut self) -> bool {
+        if self.first.is_none() {
+            self.first = self.acks.pop_front().map(|(offset, ack)| (offset, ack.into_future()));
+        }
+        self.first.is_some()
+    }
+}
+
+/// What the server says when it has not stored a message.
+fn refusal(offset: Offset, error: PublishError) -> SinkError {
+    let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+    match said.map(jetstream::Error::error_code) {
+        Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => {
+            SinkError::refused(offset, error)
+        }
+        Some(ErrorCode::STREAM_SEALED) => SinkError::fatal(error),
+        _ => SinkError::retry(error),
+    }
+}
+
+fn does_not_follow(error: &SinkError) -> bool {
+    error.cause::<PublishError>().is_some_and(|error| error.kind() == PublishErrorKind::WrongLastMessageId)
+}
+
+fn not_connected() -> SinkError {
+    SinkError::retry("not connected")
+}
+
+async fn is_broken(broken: &mut watch::Receiver<bool>) {
+    // An error: the client is gone, and the connection with it.
+    let _ = broken.wait_for(|broken| *broken).await;
+}
+
+/// Whether a subject is one of a pattern's: `*` stands for one token, `>` for all that follow.
+fn matches(pattern: &str, subject: &str) -> bool {
+    let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (pattern.next(), subject.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some(p), Some(s)) if p == "*" || p == s => {}
+            _ => return false,
+        }
+    }
+}
+
+impl fmt::Debug for Nats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nats").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_match_patterns() {
+        for (pattern, subject, does) in [
+            ("orders", "orders", true),
+            ("orders", "orders.eu", false),
+            ("orders.*", "orders.eu", true),
+            ("orders.*", "orders", false),
+            ("orders.*", "orders.eu.1", false),
+            ("orders.>", "orders.eu.1", true),
+            ("orders.>", "orders", false),
+            (">", "orders", true),
+            ("*.eu", "orders.eu", true),
+        ] {
+            assert_eq!(matches(pattern, subject), does, "{pattern} {subject}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_stream_and_a_subject_without_wildcards() {
+        assert!(Nats::new("nats://localhost:4222/ORDERS/orders.eu").is_ok());
+        for wrong in ["/ORDERS", "/ORDERS/", "//orders", "/ORDERS/orders.>", "/ORDERS/*", "/ORDERS/a..b", "/"] {
+            assert!(Nats::new(&format!("nats://localhost:4222{wrong}")).is_err(), "{wrong}");
+        }
     }
 }

@@ -105,12 +105,15 @@ fn parse(value: &Value, uuid: u128) -> Option<RelayStatus> {
     })
 }
 
+/// Who wants to hear it.
+pub type Tell = Arc<dyn Fn(&RelayStatus) + Send + Sync>;
+
 /// What the relay says of itself.
 pub struct Reporter {
     channel: Channel,
     /// Which channel it relays.
     pub origin: Origin,
-    told: Option<Arc<dyn Fn(&RelayStatus) + Send + Sync>>,
+    told: Option<Tell>,
     said: Mutex<Said>,
 }
 
@@ -121,12 +124,7 @@ struct Said {
 }
 
 impl Reporter {
-    pub fn new(
-        channel: &Channel,
-        group: &GroupName,
-        to: String,
-        told: Option<Arc<dyn Fn(&RelayStatus) + Send + Sync>>,
-    ) -> Self {
+    pub fn new(channel: &Channel, group: &GroupName, to: String, told: Option<Tell>) -> Self {
         let origin = Origin { uuid: channel.uuid(), created_at: channel.created_at(), group: group.clone() };
         let status = RelayStatus {
             group: group.clone(),

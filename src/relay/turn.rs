@@ -226,7 +226,7 @@ impl<'a, S: Sink> Turn<'a, S> {
                 let late = "another receiver of the group had it while the relay went past it";
                 let error = SinkError::refused(offset, late);
                 self.reporter.failed(&error).await;
-                self.reject(lease, error).await?;
+                reject(self.reporter, lease, error).await?;
             } else {
                 self.reporter.confirmed(offset, 1);
                 self.done(lease);
@@ -239,18 +239,19 @@ impl<'a, S: Sink> Turn<'a, S> {
     async fn refuse(&mut self, offset: Offset, error: SinkError) -> Result<bool, RelayError> {
         let at = self.held.binary_search_by_key(&offset, Lease::offset).ok();
         let Some(lease) = at.and_then(|at| self.held.remove(at)) else { return Ok(false) };
-        self.reject(lease, error).await?;
+        reject(self.reporter, lease, error).await?;
         Ok(true)
     }
+}
 
-    async fn reject(&self, lease: Lease, error: SinkError) -> Result<(), RelayError> {
-        let offset = lease.offset();
-        match off_thread(move || lease.reject()).await {
-            Err(RejectError::NoDeadLetters) => return Err(RelayError::Refused { offset, source: error }),
-            // If it was somebody else's by then, it comes again, and is refused again.
-            Err(_) => {}
-            Ok(()) => self.reporter.refused(offset),
-        }
-        Ok(())
+/// Makes a message a dead letter.
+async fn reject(reporter: &Reporter, lease: Lease, error: SinkError) -> Result<(), RelayError> {
+    let offset = lease.offset();
+    match off_thread(move || lease.reject()).await {
+        Err(RejectError::NoDeadLetters) => return Err(RelayError::Refused { offset, source: error }),
+        // If it was somebody else's by then, it comes again, and is refused again.
+        Err(_) => {}
+        Ok(()) => reporter.refused(offset),
     }
+    Ok(())
 }

@@ -1,0 +1,106 @@
+//! A NATS server of the test's own.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::{self, Context, Message};
+use futures::StreamExt;
+
+use crate::common::{Dir, PATIENCE};
+
+/// It is killed when this is dropped.
+pub struct Server {
+    dir: Dir,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// Starts one on a free port, with an empty store.
+    pub fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server = Self { dir: Dir::new(), port, child: None };
+        server.restart();
+        server
+    }
+
+    /// Starts it again, with what it stored.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        let program = ["/usr/sbin/nats-server", "/usr/bin/nats-server", "/usr/local/bin/nats-server"];
+        let program = program.into_iter().find(|path| Path::new(path).exists()).unwrap_or("nats-server");
+        let child = Command::new(program)
+            .args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"])
+            .arg(self.dir.join("store"))
+            .arg("-l")
+            .arg(self.dir.join("log"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("nats-server is missing ({error}): apt-get install nats-server"));
+        self.child = Some(child);
+        let start = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(start.elapsed() < PATIENCE, "the server does not listen: {}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// A client of it.
+    pub async fn context(&self) -> Context {
+        jetstream::new(async_nats::connect(self.url()).await.unwrap())
+    }
+
+    /// Everything in a stream, by one subject, in its order.
+    pub async fn messages(&self, stream: &str, subject: &str) -> Vec<Message> {
+        let mut stream = self.context().await.get_stream(stream).await.unwrap();
+        let (count, last) = {
+            let state = &stream.info().await.unwrap().state;
+            (state.messages, state.last_sequence)
+        };
+        let mut messages: Vec<Message> = Vec::new();
+        if count == 0 {
+            return messages;
+        }
+        let config = pull::OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
+        let mut all = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
+        loop {
+            let message = tokio::time::timeout(PATIENCE, all.next()).await.expect("more").unwrap().unwrap();
+            let sequence = message.info().unwrap().stream_sequence;
+            if *message.subject == *subject {
+                messages.push(message);
+            }
+            if sequence == last {
+                return messages;
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
