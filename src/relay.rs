@@ -75,10 +75,12 @@
 //!   after each lease, so what is handed to the sink was leased while it was held.
 //! - `held` has the leases in the order of their offsets; the first `published` of them were handed to the engine in
 //!   this connection, and none of them is confirmed.
-//! - What is leased at or before what the engine has, or was handed, is never handed to it: the order would be broken.
-//!   It was published by somebody who did not live to be done with it, and the engine says so
-//!   ([`Sink::missing`]); or it was with another receiver of the group meanwhile, and is refused.
-//! - After an error of the sink nothing is handed over before it has connected again, and said how far the engine is.
+//! - What is leased at or before what the engine has is never handed to it: the order would be broken. It was published
+//!   by somebody who did not live to be done with it, and the engine says so ([`Sink::missing`]); or it was with another
+//!   receiver of the group meanwhile, and is refused.
+//! - After an error of the sink nothing is handed over before it has connected again, and said how far the engine is. The
+//!   same if something is leased that should not come any more: the group may have been moved back as the engine has
+//!   lost what it had.
 #![forbid(unsafe_code)]
 
 #[cfg(any(feature = "relay-nats", feature = "relay-redis"))]

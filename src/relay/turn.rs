@@ -26,6 +26,8 @@ pub enum Ended {
 /// Why nothing is handed over for the moment.
 enum Broken {
     Sink(SinkError),
+    /// It may be that the engine does not have what it had: to be asked.
+    Doubt,
     /// For good.
     Relay(RelayError),
 }
@@ -84,6 +86,7 @@ impl<'a, S: Sink> Turn<'a, S> {
             let error = match self.connect_and_relay(backoff).await {
                 Ok(ended) => return Ok(ended),
                 Err(Broken::Relay(error)) => return Err(error),
+                Err(Broken::Doubt) => continue,
                 Err(Broken::Sink(error)) => error,
             };
             self.reporter.failed(&error).await;
@@ -133,7 +136,7 @@ impl<'a, S: Sink> Turn<'a, S> {
                 _ = self.ticks.tick() => self.reporter.look().await,
                 () = is_stopped(self.stopped), if !stopping => {}
                 leases = self.receiver.lease_many(room.min(self.relay.batch)), if room > 0 && !stopping => match leases {
-                    Ok(leases) => self.take_in(leases).await?,
+                    Ok(leases) => self.take_in(leases)?,
                     Err(RecvError::Lagged(count)) => self.reporter.lagged(count),
                     Err(RecvError::GroupRemoved) => return Ok(Ended::Lost),
                     // Closed: nothing more comes.
@@ -183,9 +186,10 @@ impl<'a, S: Sink> Turn<'a, S> {
         }
     }
 
-    /// Puts what was leased behind what is held; what does not belong there was published, or has to be refused.
-    async fn take_in(&mut self, leases: Vec<Lease>) -> Result<(), Broken> {
-        let mut behind = Vec::new();
+    /// Puts what was leased behind what is held. What does not belong there was published by somebody, or the engine has
+    /// lost it, or it comes too late.
+    fn take_in(&mut self, leases: Vec<Lease>) -> Result<(), Broken> {
+        let mut doubt = false;
         for lease in leases {
             let offset = lease.offset();
             if self.taken.remove(&offset) {
@@ -193,19 +197,19 @@ impl<'a, S: Sink> Turn<'a, S> {
             } else if let Ok(at) = self.held.binary_search_by_key(&offset, Lease::offset) {
                 // It was taken away from this relay, by time, and has come back.
                 self.held[at] = lease;
-            } else if Some(offset) > self.held.back().map(Lease::offset).max(self.last) {
-                self.held.push_back(lease);
             } else {
-                behind.push(lease);
+                doubt |= Some(offset) <= self.held.back().map(Lease::offset).max(self.last);
+                self.held.push_back(lease);
             }
         }
-        if !self.hold.is_of(self.receiver) {
-            return Ok(()); // seen at once
+        if doubt {
+            self.held.make_contiguous().sort_by_key(Lease::offset);
+            return Err(Broken::Doubt);
         }
-        self.finish(behind).await
+        Ok(())
     }
 
-    /// Is done with what the engine has; what it does not have came too late.
+    /// Is done with what the engine has; what it does not have, though it has what is behind it, came too late.
     async fn finish(&mut self, leases: Vec<Lease>) -> Result<(), Broken> {
         if leases.is_empty() {
             return Ok(());
@@ -215,8 +219,7 @@ impl<'a, S: Sink> Turn<'a, S> {
             Ok(missing) => missing,
             Err(error) => {
                 // Once more after connecting.
-                self.held.extend(leases);
-                self.held.make_contiguous().sort_by_key(Lease::offset);
+                leases.into_iter().rev().for_each(|lease| self.held.push_front(lease));
                 return Err(error.into());
             }
         };

@@ -132,7 +132,7 @@ fn what_the_server_refuses_becomes_a_dead_letter() {
         let (ran, stop) = relay(&channel, &server);
         until("it has all", || lag(&channel) == 0).await;
         stop.notify_one();
-        assert_eq!(ran.await.unwrap().unwrap().refused, 6);
+        assert_eq!(ran.await.unwrap().unwrap().refused, 7);
         let is_long = |n: &u64| matches!(n % 30, 7 | 21);
         assert!(stream_of(&server, &channel).await.into_iter().eq((0..100).filter(|n| !is_long(n))));
         let mut letters = channel.dead_letters().await.unwrap();
