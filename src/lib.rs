@@ -113,6 +113,11 @@
 //! all processes, and each is with one receiver at a time: so the messages of a key are worked on in order, and
 //! those of other keys at the same time.
 //!
+//! # Relays
+//!
+//! With the feature `relay`, a relay carries a group's messages into an engine on other machines: NATS JetStream
+//! (`relay-nats`), Redis Streams (`relay-redis`), or one that a `Sink` of your own writes to.
+//!
 //! # Figures
 //!
 //! [`Channel::stats`] and [`Channel::groups`] are read from the file, and so right in every process and right after
@@ -121,8 +126,8 @@
 //! # Features
 //!
 //! None is on by default. `serde`: typed channels. `json`: groups' positions as JSON. `metrics`: figures for the crate
-//! `metrics`. `tracing`: opening, recovery, cleaning up after the dead and failed syncs as events. `cli`: the command
-//! `disk-chan`.
+//! `metrics`. `tracing`: opening, recovery, cleaning up after the dead and failed syncs as events. `relay`, `relay-nats`,
+//! `relay-redis`: relays, on tokio. `cli`: the command `disk-chan`.
 //!
 //! # Durability
 //!
@@ -180,7 +185,8 @@
 //! one that nobody has open, `progress` what its groups are done with, and `rewrite`, `packing` and `writer` make a
 //! new one of it. `partitioned` is several channels in a directory, `manifest`
 //! says how many; `holder` is who holds which of them, `balance` who should, `holdings` does the one for the other,
-//! and `partitioned_receiver` receives from what it holds. Each begins with its invariants, and they work on
+//! and `partitioned_receiver` receives from what it holds. `relay` hands what it receives to a sink, as long as it is the
+//! one that holds the group. Each begins with its invariants, and they work on
 //! references to atomics: the models in `loom-tests` run the same
 //! functions. Unsafe code is in `page`, `map` and `sys` alone.
 #![cfg_attr(any(disk_chan_loom, fuzzing), allow(dead_code, missing_docs))]

@@ -1,4 +1,4 @@
-//! Addresses of engines: `scheme://[user:password@]host[:port]/path`.
+//! Addresses of engines: `scheme://[user:password@]host[:port][,...]/path`.
 
 use std::fmt;
 use thiserror::Error;
@@ -16,7 +16,7 @@ pub struct AddressError {
 /// An address in its parts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
-    /// Scheme, user, password, host and port: for the client of the engine.
+    /// Scheme, user, password, host and port, or several of these: for the client of the engine.
     pub server: String,
     /// What is behind the first slash after that.
     pub path: String,
@@ -36,6 +36,12 @@ impl Address {
         }
         let shown = without_password(address);
         Ok(Self { server: format!("{scheme}://{server}"), path: path.to_owned(), shown })
+    }
+
+    /// Each of several servers, with the scheme.
+    pub fn servers(&self) -> impl Iterator<Item = String> + '_ {
+        let (scheme, servers) = self.server.split_once("://").unwrap_or_default();
+        servers.split(',').map(move |server| format!("{scheme}://{server}"))
     }
 }
 
@@ -76,6 +82,8 @@ mod tests {
             format!("{address} {address:?}"),
             "nats://host:4222/ORDERS/orders.eu nats://host:4222/ORDERS/orders.eu"
         );
+        let servers: Vec<String> = parse("tls://a:1,b:2/ORDERS/orders").unwrap().servers().collect();
+        assert_eq!(servers, ["tls://a:1", "tls://b:2"]);
         for wrong in
             ["", "host:4222/A/b", "http://host/A/b", "nats:///A/b", "nats://host", "nats://host/", "nats://a:b@/c"]
         {

@@ -26,7 +26,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, Stream};
 use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
@@ -40,7 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Messages that go one by one after one that did not follow what it named.
 const CAREFUL: usize = 256;
 
-/// Puts messages into a stream of NATS JetStream: `nats://[USER:PASSWORD@]HOST:PORT/STREAM/SUBJECT`.
+/// Puts messages into a stream of NATS JetStream: `nats://[USER:PASSWORD@]HOST:PORT/STREAM/SUBJECT`, with `tls://` for
+/// TLS, and several servers of a cluster with commas between them.
 ///
 /// The stream is created if it is not there, with the subject, in files, and no limits; one that is there must have the
 /// subject, and is used as it is. Give each relay a subject of its own, and, for speed, a stream of its own: streams
@@ -70,6 +71,7 @@ pub struct Nats {
     found: bool,
     session: Option<Session>,
     careful: usize,
+    options: ConnectOptions,
 }
 
 /// A connection, as long as nothing went wrong.
@@ -115,23 +117,32 @@ impl Nats {
             return Err(AddressError { address: address.to_string(), example });
         };
         let (stream, subject) = (stream.to_owned(), subject.to_owned());
-        Ok(Self { address, stream, subject, found: false, session: None, careful: 0 })
+        Ok(Self { address, stream, subject, found: false, session: None, careful: 0, options: ConnectOptions::new() })
+    }
+
+    /// How to connect: credentials, certificates. What becomes of a connection that breaks stays the relay's affair.
+    pub fn options(mut self, options: ConnectOptions) -> Self {
+        self.options = options;
+        self
     }
 
     async fn open(&mut self, origin: &Origin) -> Result<(Session, Option<Offset>), SinkError> {
         let (tell, broken) = watch::channel(false);
-        let options = ConnectOptions::new()
+        let servers = self.address.servers().map(|server| server.parse::<ServerAddr>());
+        let servers = servers.collect::<Result<Vec<_>, _>>().map_err(SinkError::fatal)?;
+        let options = self.options.clone();
+        let options = options
             .name("disk-chan relay")
             .connection_timeout(PATIENCE)
-            // What was in flight is not sent again on another connection by itself.
-            .max_reconnects(1)
+            // As many as it has to try. One that broke is given up, whatever becomes of this.
+            .max_reconnects(servers.len())
             .event_callback(move |event| {
                 if matches!(event, Event::Disconnected | Event::Closed) {
                     tell.send_replace(true);
                 }
                 async {}
             });
-        let client = options.connect(self.address.server.as_str()).await.map_err(|error| match error.kind() {
+        let client = options.connect(servers).await.map_err(|error| match error.kind() {
             ConnectErrorKind::ServerParse
             | ConnectErrorKind::Authentication
             | ConnectErrorKind::AuthorizationViolation => SinkError::fatal(error),

@@ -184,6 +184,32 @@ fn a_stream_that_is_full_is_waited_for() {
     });
 }
 
+/// Then the stream does not say how far it is, and starts from nothing under the subject.
+#[test]
+fn a_stream_whose_messages_are_gone_gets_the_next() {
+    within_tokio(60, || async {
+        let (dir, mut server) = (Dir::new(), Server::start());
+        let channel = small().max_attempts(100).blocking_open(dir.file()).unwrap();
+        channel.blocking_subscribe("g").unwrap();
+        let (ran, stop) = relay(&channel, &server);
+        for round in 0..3 {
+            for n in 0..100 {
+                channel.sender().send(body(round * 100 + n, 50)).await.unwrap();
+            }
+            until("it has all", || lag(&channel) == 0).await;
+            let there = stream_of(&server, &channel).await;
+            assert!(there.into_iter().eq(round * 100..round * 100 + 100));
+            server.context().await.get_stream("ORDERS").await.unwrap().purge().await.unwrap();
+            if round == 1 {
+                server.kill();
+                server.restart();
+            }
+        }
+        stop.notify_one();
+        ran.await.unwrap().unwrap();
+    });
+}
+
 #[test]
 fn others_may_publish_to_the_stream() {
     within_tokio(120, || async {
