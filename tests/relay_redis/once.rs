@@ -1,12 +1,13 @@
 //! What is there already is not added again.
 
-use crate::common::{open_new, within};
-use crate::relayed::{Running, all_done, dead_letters, entries, lag, no_dead_letters, relayed, send, spool};
+use crate::common::{eventually, open_new, within};
+use crate::relayed::{GROUP, Running, all_done, dead_letters, entries, lag, no_dead_letters, relayed, send, spool};
 use crate::relayed::{add_foreign, causes, created, len};
 use crate::server::Server;
 use disk_chan::relay::{Origin, Redis, RelayError, Sink, SinkError};
 use disk_chan::{Lease, Offset};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A relay that died after the server had stored a batch, and before it was done with it, has left the group where a
 /// new group begins.
@@ -23,6 +24,8 @@ fn a_group_that_begins_again_adds_nothing() {
             assert_eq!(relayed(&server, &channel), sent);
             assert_eq!(lag(&channel, group), 0);
         }
+        let [added, transactions] = ["xadd", "exec"].map(|command| server.calls(command));
+        assert!(added == 300 && (5..30).contains(&transactions), "{transactions} for {added}");
         no_dead_letters(&channel);
     });
 }
@@ -112,5 +115,49 @@ fn a_higher_id_that_came_between_ends_the_relay() {
         assert!(matches!(error, RelayError::Sink(_)), "{error:?}");
         assert!(causes(&error).contains("a key belongs to one channel"), "{}", causes(&error));
         assert_eq!((lag(&channel, "a"), len(&server)), (4, 1));
+    });
+}
+
+/// Two relays at once, as when one was stopped for long enough for another to take over, and goes on.
+#[test]
+fn two_groups_at_once_add_each_message_once() {
+    within(60, || {
+        let server = Server::start();
+        let (_dir, channel) = open_new(spool());
+        let running = ["a", "b"].map(|group| {
+            channel.blocking_subscribe(group).unwrap();
+            Running::start(&channel, group, Redis::new(&server.address()).unwrap())
+        });
+        let sent = send(&channel.sender(), 0..5000, 40);
+        channel.close();
+        for status in running.map(|running| running.end().unwrap()) {
+            assert_eq!((status.relayed, status.last_error), (5000, None));
+        }
+        assert_eq!(relayed(&server, &channel), sent);
+        no_dead_letters(&channel);
+    });
+}
+
+/// What the server executes after the relay has given it up.
+#[test]
+fn answers_that_come_too_late_lose_and_double_nothing() {
+    within(60, || {
+        let server = Server::start();
+        let (_dir, channel) = open_new(spool());
+        let redis = Redis::new(&server.address()).unwrap().timeout(Duration::from_millis(200));
+        let running = Running::start(&channel, GROUP, redis);
+        let failed = || channel.relays().pop().and_then(|status| Some(status.last_error?.0));
+        let mut sent = Vec::new();
+        for round in 0..10 {
+            let before = failed();
+            server.stop();
+            sent.extend(send(&channel.sender(), round * 100..round * 100 + 100, 40));
+            eventually("the relay gives an answer up", || failed() > before);
+            server.go_on();
+            all_done(&channel, GROUP);
+        }
+        running.stop().unwrap();
+        assert_eq!(relayed(&server, &channel), sent);
+        no_dead_letters(&channel);
     });
 }

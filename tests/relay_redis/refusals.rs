@@ -90,6 +90,8 @@ fn long_batches_go_in_several_transactions() {
         let status = running.end().unwrap();
         assert_eq!((status.relayed, status.last_error), (30, None));
         assert_eq!(relayed(&server, &channel), sent);
+        let [added, transactions] = ["xadd", "exec"].map(|command| server.calls(command));
+        assert!(added == 30 && (10..20).contains(&transactions), "{transactions} for {added}");
     });
 }
 

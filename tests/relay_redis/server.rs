@@ -2,6 +2,7 @@
 
 use crate::common::{Dir, PATIENCE};
 use redis::{Client, Connection, FromRedisValue};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -34,6 +35,29 @@ impl Server {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// Stops it: connections are made, and nothing is answered.
+    pub fn stop(&self) {
+        kill_process(self.pid(), Signal::STOP).unwrap();
+        waitid(WaitId::Pid(self.pid()), WaitIdOptions::STOPPED).unwrap();
+    }
+
+    /// Lets it run on.
+    pub fn go_on(&self) {
+        kill_process(self.pid(), Signal::CONT).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().unwrap())
+    }
+
+    /// How often it has executed a command.
+    pub fn calls(&self, command: &str) -> u64 {
+        let all: String = self.ask(&["INFO", "commandstats"]);
+        let begin = format!("cmdstat_{command}:calls=");
+        let calls = all.lines().find_map(|line| line.strip_prefix(&begin)?.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
     }
 
     /// Starts it again, where it was, with what it has on disk; returns when it answers.
