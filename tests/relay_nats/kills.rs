@@ -162,7 +162,7 @@ fn check(server: &Server, channel: &Channel, count: u64) {
     }
 }
 
-/// The relay is killed again and again, and so is the server, which stays away for a while.
+/// The relay is killed again and again, and so is the server; each stays away for a while.
 fn killed(duplicate_window: Duration, away: Duration) {
     let count = parameter("DISK_CHAN_RELAY_MESSAGES", 20_000);
     let relay_kills = parameter("DISK_CHAN_RELAY_KILLS", 10);
@@ -197,6 +197,7 @@ fn killed(duplicate_window: Duration, away: Duration) {
                 server.restart();
             } else {
                 relay.kill();
+                thread::sleep(away);
                 relay = Relayer::start(&dir, &to);
             }
         }

@@ -167,16 +167,18 @@ fn a_stream_that_is_full_is_waited_for() {
     within_tokio(60, || async {
         let (dir, server) = (Dir::new(), Server::start());
         let context = server.context().await;
-        let full = Config { max_messages: 10, discard: DiscardPolicy::New, ..stream() };
+        let full = Config { max_bytes: 20_000, discard: DiscardPolicy::New, ..stream() };
         context.create_stream(full.clone()).await.unwrap();
         let channel = small().blocking_open(dir.file()).unwrap();
         channel.blocking_subscribe("g").unwrap();
         for n in 0..500 {
-            channel.sender().send(body(n, 50)).await.unwrap();
+            // There is room for some of those behind the first that there is no room for.
+            channel.sender().send(body(n, if n % 10 == 0 { 1000 } else { 10 })).await.unwrap();
         }
         let (ran, stop) = relay(&channel, &server);
-        until("it is full", || lag(&channel) == 490 && channel.relays().iter().any(|s| s.last_error.is_some())).await;
-        context.update_stream(Config { max_messages: 1000, ..full }).await.unwrap();
+        let has_failed = || channel.relays().iter().any(|status| status.last_error.is_some());
+        until("it is full", || lag(&channel) < 500 && has_failed()).await;
+        context.update_stream(Config { max_bytes: 1_000_000, ..full }).await.unwrap();
         until("it has all", || lag(&channel) == 0).await;
         stop.notify_one();
         ran.await.unwrap().unwrap();
