@@ -119,7 +119,10 @@ pub use redis::Redis;
 pub use sink::{Origin, Sink, SinkError, SinkErrorKind};
 pub use status::RelayStatus;
 #[cfg(feature = "relay-nats")]
-pub use {nats::Nats, nats_source::NatsSource};
+pub use {
+    nats::Nats,
+    nats_source::{FillError, Filled, NatsSource},
+};
 
 /// Carries the messages of a group to a [`Sink`]: see the [module](self).
 ///
