@@ -112,8 +112,12 @@ pub use address::AddressError;
 pub use redis::Redis;
 pub use sink::{Origin, Sink, SinkError, SinkErrorKind};
 pub use status::RelayStatus;
+pub(crate) use status::forget;
 #[cfg(feature = "relay-nats")]
-pub use {nats::Nats, nats_source::NatsSource};
+pub use {
+    nats::Nats,
+    nats_source::{FillError, Filled, NatsSource},
+};
 
 /// Carries the messages of a group to a [`Sink`]: see the [module](self).
 ///
@@ -255,8 +259,8 @@ impl Relay {
             let mut turn = Turn::new(self, &mut receiver, hold, sink, reporter, &mut stopped);
             match turn.run(&mut backoff).await? {
                 Ended::Over => return Ok(()),
-                // The group was moved: once more from where it is.
-                Ended::Lost => {}
+                // The group was moved: once more from where it is, unless another relay is the first there.
+                Ended::Lost => reporter.ended(None).await,
             }
         }
     }

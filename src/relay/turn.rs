@@ -243,7 +243,7 @@ impl<'a, S: Sink> Turn<'a, S> {
         Ok(true)
     }
 
-    async fn reject(&self, lease: Lease, error: SinkError) -> Result<(), RelayError> {
+    async fn reject(&mut self, lease: Lease, error: SinkError) -> Result<(), RelayError> {
         let offset = lease.offset();
         match off_thread(move || lease.reject()).await {
             Err(RejectError::NoDeadLetters) => return Err(RelayError::Refused { offset, source: error }),
