@@ -2,10 +2,10 @@
 //!
 //! **Invariants.**
 //! - Every figure is read from the file, or is the difference of two places or times in it that cannot be negative. None
-//! is added up in memory: it is right in each process, and right after reopening.
+//!   is added up in memory: it is right in each process, and right after reopening.
 //! - Those of a relay, but for whether it is active, are as it wrote them last, in its status beside the file: they are
-//! news, not older than a second or two while it runs, begin again when a relay is run again, and are not there if that
-//! status is not.
+//!   news, not older than a second or two while it runs, begin again when a relay is run again, and are not there if that
+//!   status is not.
 #![forbid(unsafe_code)]
 
 use crate::{Channel, GroupStats, Stats};

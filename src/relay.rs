@@ -98,7 +98,7 @@ mod turn;
 use crate::{Channel, GroupName, Offset, RecvError, SubscribeError};
 use backoff::Backoff;
 use hold::Hold;
-use status::Reporter;
+use status::{Reporter, Told};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,7 +132,7 @@ pub struct Relay {
     first_pause: Duration,
     longest_pause: Duration,
     grace: Duration,
-    told: Option<Arc<dyn Fn(&RelayStatus) + Send + Sync>>,
+    told: Option<Told>,
 }
 
 /// Why a relay ended before it was told to.

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use thiserror::Error;
 
+type Told = Arc<dyn Fn(&Filled) + Send + Sync>;
+
 /// Fills a channel from a stream of NATS JetStream: `nats://HOST:PORT/STREAM/SUBJECT`.
 pub struct NatsSource {
     address: Address,
-    told: Option<Arc<dyn Fn(&Filled) + Send + Sync>>,
+    told: Option<Told>,
 }
 
 /// What a source has done since it was run.

@@ -4,7 +4,7 @@
 //! depends on it, it may be missing, and the relay works on if it cannot be written. Whether a relay is active is not
 //! read from it but from the group's holder.
 //! - What is read is input: no more than a bounded part of a plain file of that name is looked at, of another channel or
-//! group it says nothing, and its texts are cut as those that are written.
+//!   group it says nothing, and its texts are cut as those that are written.
 
 use super::{Origin, RelayError, SinkError};
 use crate::group::Group;
@@ -24,6 +24,9 @@ use xxhash_rust::xxh3::xxh3_64;
 const LONGEST: u64 = 64 << 10;
 /// Most bytes of a text in it.
 const LONGEST_TEXT: usize = 500;
+
+/// Who is told how a relay stands.
+pub type Told = Arc<dyn Fn(&RelayStatus) + Send + Sync>;
 
 /// How a relay stands: see [`Channel::relays`].
 #[derive(Clone, Debug, PartialEq)]
@@ -89,7 +92,8 @@ pub fn forget(channel: &Channel, group: &GroupName) {
 /// No more of a text than is kept.
 fn cut(mut text: String) -> String {
     if text.len() > LONGEST_TEXT {
-        text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+        let end = (0..=LONGEST_TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
         text.push_str("...");
     }
     text
@@ -160,7 +164,7 @@ pub struct Reporter {
     channel: Channel,
     /// Which channel it relays.
     pub origin: Origin,
-    told: Option<Arc<dyn Fn(&RelayStatus) + Send + Sync>>,
+    told: Option<Told>,
     said: Mutex<Said>,
 }
 
@@ -171,12 +175,7 @@ struct Said {
 }
 
 impl Reporter {
-    pub fn new(
-        channel: &Channel,
-        group: &GroupName,
-        to: String,
-        told: Option<Arc<dyn Fn(&RelayStatus) + Send + Sync>>,
-    ) -> Self {
+    pub fn new(channel: &Channel, group: &GroupName, to: String, told: Option<Told>) -> Self {
         let origin = Origin { uuid: channel.uuid(), created_at: channel.created_at(), group: group.clone() };
         let status = RelayStatus {
             group: group.clone(),

@@ -59,10 +59,10 @@ impl Snapshot {
         let mut groups = channel.groups();
         groups.sort_by(|a, b| a.name.cmp(&b.name));
         let positions = channel.group_positions();
-        let mut relays = channel.relays();
-        let mut group = |stats: GroupStats| {
+        let relays = channel.relays();
+        let group = |stats: GroupStats| {
             let position = positions.iter().find(|(name, _)| *name == stats.name)?.1;
-            let relay = relays.extract_if(.., |relay| relay.group == stats.name).next();
+            let relay = relays.iter().find(|relay| relay.group == stats.name).cloned();
             Some(GroupNow { stats, position, relay })
         };
         let mut now = Self {
@@ -71,7 +71,7 @@ impl Snapshot {
             geometry: channel.geometry(),
             max_message_len: channel.max_message_len(),
             stats: channel.stats(),
-            groups: groups.into_iter().filter_map(&mut group).collect(),
+            groups: groups.into_iter().filter_map(group).collect(),
             pages: channel.pages(),
             recovered: channel.recovered().cloned(),
             recent: 0,
