@@ -81,6 +81,7 @@ fn status_file(dir: &Dir) -> PathBuf {
     dir.join(&names.next().unwrap())
 }
 
+#[cfg(any(feature = "relay-nats", feature = "relay-redis"))]
 fn lag(channel: &Channel, group: &str) -> u64 {
     channel.groups().into_iter().find(|stats| stats.name.as_str() == group).unwrap().lag
 }

@@ -7,7 +7,7 @@
 //! - What may be a password is said nowhere.
 #![cfg_attr(
     not(any(feature = "relay-nats", feature = "relay-redis")),
-    allow(dead_code, reason = "without an engine nothing is relayed")
+    allow(dead_code, unused_variables, reason = "without an engine nothing is relayed")
 )]
 
 use std::ffi::OsStr;
