@@ -279,6 +279,10 @@ impl Channel {
         });
         let removed = removed?.ok_or(RemoveGroupError::Busy)?;
         self.root.wake_everybody();
+        #[cfg(feature = "relay")]
+        if removed.is_ok() {
+            crate::relay::forget(self, &name);
+        }
         removed
     }
 

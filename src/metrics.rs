@@ -1,7 +1,11 @@
 //! What a channel says of itself as figures with names: for Prometheus, and for the crate `metrics`.
 //!
-//! **Invariant.** Every figure is read from the file, or is the difference of two places or times in it that cannot be
-//! negative. None is added up in memory: it is right in each process, and right after reopening.
+//! **Invariants.**
+//! - Every figure is read from the file, or is the difference of two places or times in it that cannot be negative. None
+//!   is added up in memory: it is right in each process, and right after reopening.
+//! - Those of a relay, but for whether it is active, are as it wrote them last, in its status beside the file: they are
+//!   news, not older than a second or two while it runs, begin again when a relay is run again, and are not there if that
+//!   status is not.
 #![forbid(unsafe_code)]
 
 use crate::{Channel, GroupStats, Stats};
@@ -17,7 +21,7 @@ pub struct Metric {
     pub help: &'static str,
     /// How it changes.
     pub kind: MetricKind,
-    /// The channel, and the group and the reason where it is of one.
+    /// The channel, and the group, the reason, or what a relay says where it is of one.
     pub labels: Vec<(&'static str, String)>,
     /// Its value, which is not negative. Times are in seconds.
     pub value: f64,
@@ -26,7 +30,8 @@ pub struct Metric {
 /// How a figure changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// It only rises, until the group it is of is removed or moved, or a power loss takes some of it.
+    /// It only rises, until the group it is of is removed or moved, a power loss takes some of it, or, where it is of a
+    /// relay, a relay is run again.
     Counter,
     /// It rises and falls.
     Gauge,
@@ -36,10 +41,10 @@ pub enum MetricKind {
 type Kind = (&'static str, &'static str, MetricKind);
 
 macro_rules! kinds {
-    ($($kind:ident $id:ident $name:literal $help:literal;)*) => {
-        $(const $id: Kind = ($name, $help, MetricKind::$kind);)*
+    ($($(#[$meta:meta])* $kind:ident $id:ident $name:literal $help:literal;)*) => {
+        $($(#[$meta])* const $id: Kind = ($name, $help, MetricKind::$kind);)*
         #[cfg(feature = "metrics")]
-        const ALL: &[Kind] = &[$($id),*];
+        const ALL: &[Kind] = &[$($(#[$meta])* $id),*];
     };
 }
 kinds! {
@@ -67,11 +72,27 @@ kinds! {
     Counter REDELIVERED "disk_chan_group_redelivered_total" "Messages handed out again.";
     Counter DEAD_LETTERED "disk_chan_group_dead_lettered_total" "Messages that became dead letters.";
     Counter LOST "disk_chan_group_lost_total" "Messages that the group did not get, by reason: lagged, expired, damaged, gone.";
+    #[cfg(feature = "relay")]
+    Gauge RELAY_ACTIVE "disk_chan_relay_active" "Whether somebody is relaying the group: 0 or 1.";
+    #[cfg(feature = "relay")]
+    Gauge RELAY_UPDATED "disk_chan_relay_updated_timestamp_seconds" "When the relay wrote its status last.";
+    #[cfg(feature = "relay")]
+    Counter RELAYED "disk_chan_relay_relayed_total" "Messages that the engine has confirmed since the relay was run.";
+    #[cfg(feature = "relay")]
+    Counter RELAY_REFUSED "disk_chan_relay_refused_total" "Messages that the engine refused since the relay was run.";
+    #[cfg(feature = "relay")]
+    Gauge RELAY_PAGE "disk_chan_relay_confirmed_page" "Page of the last message that the engine has confirmed.";
+    #[cfg(feature = "relay")]
+    Gauge RELAY_INDEX "disk_chan_relay_confirmed_index" "Index of that message in its page.";
+    #[cfg(feature = "relay")]
+    Gauge RELAY_ERROR "disk_chan_relay_last_error_timestamp_seconds" "When something went wrong last; 0 if nothing has.";
+    #[cfg(feature = "relay")]
+    Gauge RELAY_INFO "disk_chan_relay_info" "1; where the relay puts messages, and what went wrong last, are labels.";
 }
 
 impl Channel {
-    /// What [`stats`](Self::stats) and [`groups`](Self::groups) say, as figures with names, each read from the file.
-    /// It looks at every message in the ring.
+    /// What [`stats`](Self::stats) and [`groups`](Self::groups) say, as figures with names, each read from the file; and,
+    /// with the feature `relay`, what `relays` says. It looks at every message in the ring.
     ///
     /// Each has the label `channel`, the path that the channel was opened by. Those of a group have the label `group`.
     ///
@@ -92,6 +113,15 @@ impl Channel {
     /// | `disk_chan_group_undeliverable_messages` | gauge | waiting for room among the dead letters |
     /// | `disk_chan_group_redelivered_total`, `disk_chan_group_dead_lettered_total` | counter | handed out again; became dead letters |
     /// | `disk_chan_group_lost_total` | counter | by `reason`: `lagged`, `expired`, `damaged`, `gone` |
+    /// | `disk_chan_relay_active` | gauge | whether somebody is relaying the group: 0 or 1 |
+    /// | `disk_chan_relay_updated_timestamp_seconds` | gauge | when the relay wrote its status last: about once a second while it is active |
+    /// | `disk_chan_relay_relayed_total`, `disk_chan_relay_refused_total` | counter | since the relay was run: confirmed by the engine; dead letters, as it refused them |
+    /// | `disk_chan_relay_confirmed_page`, `disk_chan_relay_confirmed_index` | gauge | the last message that the engine has confirmed; not there before the first |
+    /// | `disk_chan_relay_last_error_timestamp_seconds` | gauge | when something went wrong last; 0 if nothing has |
+    /// | `disk_chan_relay_info` | gauge | 1, with the labels `to` (where messages are put) and `last_error` |
+    ///
+    /// Those of a relay are there for groups that have had one. Its rate is the rate of its counter. An offset is two
+    /// figures, as one number for both would not fit a float.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -108,6 +138,10 @@ impl Channel {
         let mut metrics = self.of_channel(&self.stats(), now);
         for group in self.groups() {
             metrics.extend(self.of_group(&group, now));
+        }
+        #[cfg(feature = "relay")]
+        for relay in self.relays() {
+            metrics.extend(self.of_relay(relay));
         }
         metrics
     }
@@ -156,12 +190,31 @@ impl Channel {
         })
     }
 
+    #[cfg(feature = "relay")]
+    fn of_relay(&self, relay: crate::relay::RelayStatus) -> impl Iterator<Item = Metric> {
+        let since_1970 = |time: SystemTime| age(Some(SystemTime::UNIX_EPOCH), time);
+        let (error_at, error) = relay.last_error.unwrap_or((SystemTime::UNIX_EPOCH, String::new()));
+        let place = relay.confirmed.map(|at| [(RELAY_PAGE, at.page() as f64), (RELAY_INDEX, at.index() as f64)]);
+        let figures = [
+            (RELAY_ACTIVE, f64::from(u8::from(relay.active))),
+            (RELAY_UPDATED, since_1970(relay.updated)),
+            (RELAYED, relay.relayed as f64),
+            (RELAY_REFUSED, relay.refused as f64),
+            (RELAY_ERROR, since_1970(error_at)),
+        ];
+        let labels = [self.label(), ("group", relay.group.to_string())];
+        let info = labels.iter().cloned().chain([("to", relay.to), ("last_error", error)]).collect();
+        let figures = figures.into_iter().chain(place.into_iter().flatten());
+        figures.map(move |(kind, value)| metric(kind, value, labels.to_vec())).chain([metric(RELAY_INFO, 1.0, info)])
+    }
+
     fn label(&self) -> (&'static str, String) {
         ("channel", self.path().display().to_string())
     }
 
     /// Hands [`metrics`](Self::metrics) to the recorder of the crate `metrics`: call it now and then, or before the
-    /// figures are asked for. Counters of whole numbers are its counters, everything else its gauges.
+    /// figures are asked for. Counters of whole numbers are its counters, everything else its gauges; so are those of
+    /// relays, which begin again, as its counters cannot.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -176,7 +229,7 @@ impl Channel {
         for Metric { name, kind, labels, value, .. } in self.metrics() {
             let labels: Vec<_> = labels.into_iter().map(|(name, value)| metrics::Label::new(name, value)).collect();
             match kind {
-                MetricKind::Counter if !is_time(name) => metrics::counter!(name, labels).absolute(value as u64),
+                MetricKind::Counter if can_count(name) => metrics::counter!(name, labels).absolute(value as u64),
                 _ => metrics::gauge!(name, labels).set(value),
             }
         }
@@ -187,7 +240,7 @@ impl Channel {
     pub fn describe_metrics() {
         for &(name, help, kind) in ALL {
             match kind {
-                MetricKind::Counter if !is_time(name) => metrics::describe_counter!(name, help),
+                MetricKind::Counter if can_count(name) => metrics::describe_counter!(name, help),
                 _ => metrics::describe_gauge!(name, help),
             }
         }
@@ -195,8 +248,8 @@ impl Channel {
 }
 
 #[cfg(feature = "metrics")]
-fn is_time(name: &str) -> bool {
-    name.ends_with("_seconds_total")
+fn can_count(name: &str) -> bool {
+    !name.ends_with("_seconds_total") && !name.starts_with("disk_chan_relay_")
 }
 
 fn metric((name, help, kind): Kind, value: f64, labels: Vec<(&'static str, String)>) -> Metric {

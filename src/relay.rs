@@ -104,7 +104,7 @@ mod turn;
 use crate::{Channel, GroupName, Offset, RecvError, SubscribeError};
 use backoff::Backoff;
 use hold::Hold;
-use status::{Reporter, Tell};
+use status::{Reporter, Told};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,6 +118,7 @@ pub use address::AddressError;
 pub use redis::Redis;
 pub use sink::{Origin, Sink, SinkError, SinkErrorKind};
 pub use status::RelayStatus;
+pub(crate) use status::forget;
 #[cfg(feature = "relay-nats")]
 pub use {
     nats::Nats,
@@ -137,7 +138,7 @@ pub struct Relay {
     first_pause: Duration,
     longest_pause: Duration,
     grace: Duration,
-    told: Option<Tell>,
+    told: Option<Told>,
 }
 
 /// Why a relay ended before it was told to.
@@ -264,8 +265,8 @@ impl Relay {
             let mut turn = Turn::new(self, &mut receiver, hold, sink, reporter, &mut stopped);
             match turn.run(&mut backoff).await? {
                 Ended::Over => return Ok(()),
-                // The group was moved: once more from where it is.
-                Ended::Lost => {}
+                // The group was moved: once more from where it is, unless another relay is the first there.
+                Ended::Lost => reporter.ended(None).await,
             }
         }
     }

@@ -124,10 +124,74 @@ fn syncs_are_counted_with_their_time() {
     assert_eq!(value(&again(&dir), "syncs_total"), syncs);
 }
 
+/// Relays what is there, and says the last place.
+#[cfg(feature = "relay")]
+fn relayed(channel: &Channel, group: &'static str) -> disk_chan::Offset {
+    use disk_chan::relay::{Relay, Sink, SinkError};
+    struct All(Option<disk_chan::Offset>, bool);
+    impl Sink for All {
+        fn to(&self) -> String {
+            "everywhere".into()
+        }
+        async fn publish(&mut self, batch: &[Lease]) -> Result<(), SinkError> {
+            let was_away = std::mem::replace(&mut self.1, false);
+            self.0 = batch.last().map(Lease::offset);
+            if was_away { Err(SinkError::retry("away")) } else { Ok(()) }
+        }
+        async fn confirmed(&mut self) -> Result<disk_chan::Offset, SinkError> {
+            match self.0.take() {
+                Some(last) => Ok(last),
+                None => std::future::pending().await,
+            }
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let relay = Relay::new(channel, group).backoff(Duration::from_millis(1), Duration::from_millis(1));
+    let relaying =
+        runtime.spawn(async move { relay.run(All(None, true), async { drop::<Result<(), _>>(stopped.await) }).await });
+    common::eventually("all is relayed", || value(channel, &format!("group_lag_messages {group}")) == 0.0);
+    let active = format!("relay_active {group}");
+    assert_eq!(value(channel, &active), 1.0);
+    stop.send(()).unwrap();
+    let status = runtime.block_on(relaying).unwrap().unwrap();
+    assert_eq!(value(channel, &active), 0.0);
+    status.confirmed.unwrap()
+}
+
+#[cfg(feature = "relay")]
+#[test]
+fn a_relay_has_figures_that_begin_again_when_it_is_run_again() {
+    let (dir, channel) = small_channel();
+    drop(channel.blocking_subscribe("g").unwrap());
+    assert!(!values(&channel.metrics()).keys().any(|name| name.contains("relay")), "nobody has relayed");
+    for sent in [5, 2] {
+        channel.sender().blocking_send_many(&vec!["x"; sent as usize]).unwrap();
+        let last = relayed(&channel, "g");
+        assert_eq!(last.as_u64() + 1, channel.end_offset().as_u64());
+        let channel = again(&dir);
+        assert_eq!(value(&channel, "relay_relayed_total g"), f64::from(sent));
+        assert_eq!(value(&channel, "relay_refused_total g"), 0.0);
+        let place = (value(&channel, "relay_confirmed_page g"), value(&channel, "relay_confirmed_index g"));
+        assert_eq!(place, (last.page() as f64, last.index() as f64));
+        assert!(value(&channel, "relay_last_error_timestamp_seconds g") > 1e9);
+        assert_eq!(value(&channel, "relay_info g everywhere away"), 1.0);
+    }
+    channel.remove_group("g", false).unwrap();
+    drop(channel.blocking_subscribe("g").unwrap());
+    assert!(!values(&channel.metrics()).keys().any(|name| name.contains("relay")), "that was another group");
+}
+
 #[test]
 fn every_name_is_in_the_documentation() {
     let (_dir, channel) = small_channel();
     drop(channel.blocking_subscribe("g").unwrap());
+    #[cfg(feature = "relay")]
+    {
+        channel.sender().blocking_send("x").unwrap();
+        relayed(&channel, "g");
+        assert!(values(&channel.metrics()).keys().any(|name| name.contains("relay_info")));
+    }
     let source = include_str!("../src/metrics.rs");
     for Metric { name, .. } in channel.metrics() {
         assert!(source.contains(&format!("`{name}`")), "{name}");
@@ -141,6 +205,8 @@ fn a_recorder_gets_the_same_figures() {
     let (_dir, channel) = small_channel();
     drop(channel.blocking_subscribe("g").unwrap());
     channel.sender().blocking_send("hello").unwrap();
+    #[cfg(feature = "relay")]
+    relayed(&channel, "g");
     let recorder = DebuggingRecorder::new();
     metrics::with_local_recorder(&recorder, || {
         Channel::describe_metrics();

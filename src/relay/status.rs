@@ -3,17 +3,30 @@
 //! **Invariants.** A status is one small JSON file for each group, put in its place whole. It is news, not truth: nothing
 //! depends on it, it may be missing, and the relay works on if it cannot be written. Whether a relay is active is not
 //! read from it but from the group's holder.
+//! - What is read is input: no more than a bounded part of a plain file of that name is looked at, of another channel or
+//!   group it says nothing, and its texts are cut as those that are written.
 
 use super::{Origin, RelayError, SinkError};
 use crate::group::Group;
 use crate::off_thread::off_thread;
 use crate::{Channel, GroupName, Offset};
 use serde_json::{Value, json};
+use std::error::Error;
 use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 use xxhash_rust::xxh3::xxh3_64;
+
+/// Most bytes of a file that are read.
+const LONGEST: u64 = 64 << 10;
+/// Most bytes of a text in it.
+const LONGEST_TEXT: usize = 500;
+
+/// Who is told how a relay stands.
+pub type Told = Arc<dyn Fn(&RelayStatus) + Send + Sync>;
 
 /// How a relay stands: see [`Channel::relays`].
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +42,7 @@ pub struct RelayStatus {
     pub confirmed: Option<Offset>,
     /// Messages that the engine has confirmed since this relay was run.
     pub relayed: u64,
-    /// Of those, how many a second when it looked last.
+    /// Of those, how many a second when it looked last; 0 if nobody is relaying.
     pub rate: f64,
     /// Messages that became dead letters since this relay was run, as they were refused.
     pub refused: u64,
@@ -50,12 +63,53 @@ impl Channel {
         }
         let groups = Group::all(self.root.memory()).filter_map(|group| Some((group.name()?, group)));
         let status = |(name, group): (GroupName, Group<'_>)| {
-            let text = std::fs::read_to_string(beside(self.path(), &name)).ok()?;
+            let text = read(&beside(self.path(), &name))?;
             let status = parse(&serde_json::from_str(&text).ok()?, self.uuid())?;
-            (status.group == name).then_some(RelayStatus { active: !group.holder().is_free(), ..status })
+            let active = !group.holder().is_free();
+            let rate = if active { status.rate } else { 0.0 };
+            (status.group == name).then_some(RelayStatus { active, rate, ..status })
         };
         groups.filter_map(status).collect()
     }
+}
+
+/// What stands in a status file; nothing if it cannot be one.
+fn read(place: &Path) -> Option<String> {
+    // A pipe of that name is not waited for.
+    let file = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(place).ok()?;
+    let about = file.metadata().ok()?;
+    (about.is_file() && about.len() <= LONGEST).then_some(())?;
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// Takes the status of a group away that is there no more.
+pub fn forget(channel: &Channel, group: &GroupName) {
+    let _ = std::fs::remove_file(beside(channel.path(), group));
+}
+
+/// No more of a text than is kept.
+fn cut(mut text: String) -> String {
+    if text.len() > LONGEST_TEXT {
+        let end = (0..=LONGEST_TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
+}
+
+/// The error and its sources in one line, leaving out a source whose text the line already has.
+fn with_causes(error: &dyn Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause.filter(|_| text.len() < LONGEST_TEXT) {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    cut(text)
 }
 
 /// Where the status of a group's relay lies.
@@ -93,27 +147,24 @@ fn parse(value: &Value, uuid: u128) -> Option<RelayStatus> {
     (value["uuid"] == format!("{uuid:032x}")).then_some(())?;
     Some(RelayStatus {
         group: value["group"].as_str()?.into(),
-        to: value["to"].as_str()?.into(),
+        to: cut(value["to"].as_str()?.into()),
         active: false,
         confirmed: value["confirmed"].as_u64().map(Offset::from_u64),
         relayed: value["relayed"].as_u64()?,
-        rate: value["rate"].as_f64()?,
+        rate: value["rate"].as_f64()?.max(0.0),
         refused: value["refused"].as_u64()?,
         lagged: value["lagged"].as_u64()?,
-        last_error: time("last_error_at").zip(value["last_error"].as_str().map(str::to_owned)),
+        last_error: time("last_error_at").zip(value["last_error"].as_str().map(|error| cut(error.into()))),
         updated: time("updated")?,
     })
 }
-
-/// Who wants to hear it.
-pub type Tell = Arc<dyn Fn(&RelayStatus) + Send + Sync>;
 
 /// What the relay says of itself.
 pub struct Reporter {
     channel: Channel,
     /// Which channel it relays.
     pub origin: Origin,
-    told: Option<Tell>,
+    told: Option<Told>,
     said: Mutex<Said>,
 }
 
@@ -124,11 +175,11 @@ struct Said {
 }
 
 impl Reporter {
-    pub fn new(channel: &Channel, group: &GroupName, to: String, told: Option<Tell>) -> Self {
+    pub fn new(channel: &Channel, group: &GroupName, to: String, told: Option<Told>) -> Self {
         let origin = Origin { uuid: channel.uuid(), created_at: channel.created_at(), group: group.clone() };
         let status = RelayStatus {
             group: group.clone(),
-            to,
+            to: cut(to),
             active: false,
             confirmed: None,
             relayed: 0,
@@ -180,7 +231,7 @@ impl Reporter {
     /// Something went wrong.
     pub async fn failed(&self, error: &SinkError) {
         event!(warn, "relaying failed", error = error);
-        self.said().status.last_error = Some((SystemTime::now(), error.to_string()));
+        self.said().status.last_error = Some((SystemTime::now(), with_causes(error)));
         self.write().await;
     }
 
@@ -201,7 +252,7 @@ impl Reporter {
         let was_active = {
             let status = &mut self.said().status;
             if let Some(error) = why {
-                status.last_error = Some((SystemTime::now(), error.to_string()));
+                status.last_error = Some((SystemTime::now(), with_causes(error)));
             }
             status.rate = 0.0;
             std::mem::take(&mut status.active)
@@ -219,6 +270,9 @@ impl Reporter {
         };
         if let Some(told) = &self.told {
             told(&status);
+        }
+        if Group::find(self.channel.root.memory(), &status.group).is_none() {
+            return; // removed, and its status with it
         }
         let place = beside(self.channel.path(), &status.group);
         let text = written(&status, self.origin.uuid).to_string();

@@ -9,6 +9,7 @@ mod info;
 mod looking;
 mod metrics;
 mod recv;
+mod relay;
 mod repair;
 mod resize;
 mod run;

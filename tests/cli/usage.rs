@@ -16,7 +16,7 @@ fn a_file_that_is_not_there_is_said_so_and_is_status_3() {
 fn completions_name_the_subcommands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = text(&output(["completions", shell]));
-        assert!(["tail", "dead-letters", "verify"].iter().all(|name| script.contains(name)), "{shell}");
+        assert!(["tail", "relay", "dead-letters", "verify"].iter().all(|name| script.contains(name)), "{shell}");
     }
 }
 

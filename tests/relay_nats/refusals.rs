@@ -59,7 +59,7 @@ fn while_the_server_is_away_senders_wait_for_room_and_nothing_is_lost() {
         until("the first is there", || lag(&channel) == 0).await;
         server.kill();
         let tx = channel.sender();
-        let sender = thread::spawn(move || (1..5000).for_each(|n| drop(tx.blocking_send(body(n, 100)).unwrap())));
+        let sender = thread::spawn(move || (1..5000).for_each(|n| _ = tx.blocking_send(body(n, 100)).unwrap()));
         until("the sender waits", || {
             let before = channel.end_offset();
             thread::sleep(Duration::from_millis(300));

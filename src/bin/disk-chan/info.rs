@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::face::{self, Face};
 use crate::figures::{brief, count, duration, fit, per_second, printable, size, width};
+use crate::relay;
 use crate::ring_picture::{Kind, Picture, Symbols};
 use crate::snapshot::{GroupNow, Snapshot};
 
@@ -156,7 +157,7 @@ fn as_json(args: &Args, now: &Snapshot, letters: &DeadLetters) -> Value {
     value
 }
 
-fn group_as_json(now: &Snapshot, GroupNow { stats, position }: &GroupNow) -> Value {
+fn group_as_json(now: &Snapshot, GroupNow { stats, position, relay }: &GroupNow) -> Value {
     json!({
         "name": stats.name.as_str(),
         "offset": position.to_string(),
@@ -173,6 +174,7 @@ fn group_as_json(now: &Snapshot, GroupNow { stats, position }: &GroupNow) -> Val
         "damaged": stats.damaged,
         "undeliverable": stats.undeliverable,
         "dead_lettered": stats.dead_lettered,
+        "relay": relay.as_ref().map(|relay| relay::as_json(Some(relay), &relay.to)),
     })
 }
 
@@ -193,6 +195,7 @@ fn as_text(args: &Args, now: &Snapshot, letters: &DeadLetters, columns: usize, s
     facts(&mut text, now, letters, columns);
     draw(&mut text, now, columns, symbols);
     groups(&mut text, now, columns);
+    relays(&mut text, now, columns);
     if args.pages {
         pages(&mut text, now);
     }
@@ -330,7 +333,7 @@ fn groups(text: &mut String, now: &Snapshot, columns: usize) {
         "back",
         "again"
     );
-    for GroupNow { stats, position } in &now.groups {
+    for GroupNow { stats, position, .. } in &now.groups {
         let _ = write!(
             text,
             "\n{} {:>12} {:>7} {:>8} {:>8} {:>6} {:>5} {:>6}",
@@ -355,6 +358,26 @@ fn groups(text: &mut String, now: &Snapshot, columns: usize) {
         let lost: Vec<String> = lost.collect();
         if !lost.is_empty() {
             let _ = write!(text, "\n  not handled: {}", lost.join(", "));
+        }
+    }
+}
+
+fn relays(text: &mut String, now: &Snapshot, columns: usize) {
+    for group in &now.groups {
+        let Some(relay) = &group.relay else { continue };
+        text.push('\n');
+        let mut out = Facts { text, columns, used: 0 };
+        out.label("relay");
+        out.fact(&format!("group {} to {}", printable(group.stats.name.as_str()), printable(&relay.to)));
+        out.fact(&relay::state(relay, now.time));
+        out.fact(&format!("{} messages/s", per_second(relay.rate)));
+        out.fact(&relay.confirmed.map_or_else(|| "nothing confirmed".into(), |at| format!("confirmed {at}")));
+        out.fact(&format!("{} relayed", count(relay.relayed)));
+        if relay.refused > 0 {
+            out.fact(&format!("{} refused", count(relay.refused)));
+        }
+        if let Some(error) = relay::last_error(relay, now.time) {
+            out.fact(&printable(&error));
         }
     }
 }

@@ -20,6 +20,7 @@ mod plan;
 mod progress;
 mod rates;
 mod recv;
+mod relay;
 mod repair;
 mod resize;
 mod ring_picture;
@@ -59,6 +60,7 @@ enum Command {
     Tail(tail::Args),
     Send(send::Args),
     Recv(recv::Args),
+    Relay(relay::Args),
     Groups(groups::Args),
     DeadLetters(dead_letters::Args),
     Top(top::Args),
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         Command::Tail(args) => tail::run(args, face),
         Command::Send(args) => send::run(args, face),
         Command::Recv(args) => recv::run(args, face),
+        Command::Relay(args) => relay::run(args, face),
         Command::Groups(args) => groups::run(args, face),
         Command::DeadLetters(args) => dead_letters::run(args, face),
         Command::Top(args) => top::run(args, face),

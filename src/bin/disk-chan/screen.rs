@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use disk_chan::relay::RelayStatus;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
@@ -11,6 +12,7 @@ use ratatui::widgets::{Block, Paragraph, Sparkline, Widget, Wrap};
 
 use crate::figures::{brief, count, duration, fit, per_second, printable, size};
 use crate::rates::Rates;
+use crate::relay;
 use crate::ring_picture::{Kind, Picture, Symbols};
 use crate::snapshot::{GroupNow, Snapshot};
 
@@ -102,7 +104,8 @@ fn draw_panel(panel: &Panel, is_chosen: bool, symbols: Symbols, area: Rect, buf:
 }
 
 fn draw_channel(panel: &Panel, now: &Snapshot, rates: &Rates, symbols: Symbols, area: Rect, buf: &mut Buffer) {
-    let groups = now.groups.len().clamp(1, usize::from(area.height)) as u16;
+    let lines = now.groups.iter().map(lines).sum::<usize>();
+    let groups = lines.clamp(1, usize::from(area.height)) as u16;
     let spark = area.height.saturating_sub(3 + groups).clamp(1, (area.height / SPARK).max(1));
     let rows = [Constraint::Length(1), Constraint::Length(spark), Constraint::Length(2), Constraint::Fill(1)];
     let [figures, sparkline, ring, table] = Layout::vertical(rows).areas(area);
@@ -117,23 +120,60 @@ fn draw_channel(panel: &Panel, now: &Snapshot, rates: &Rates, symbols: Symbols, 
     Paragraph::new(vec![Line::from(head), Line::from(senders).green()]).render(ring, buf);
 
     let room = usize::from(table.height);
+    // As far as one can scroll, the last group is seen whole.
+    let mut left = room;
+    let fits = |group: &&GroupNow| {
+        let rest = left.checked_sub(self::lines(group));
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    let last = now.groups.len() - now.groups.iter().rev().take_while(fits).count();
+    let first = panel.scroll.min(last).min(now.groups.len().saturating_sub(1));
     let mut lines: Vec<Line> = Vec::new();
-    let first = panel.scroll.min(now.groups.len().saturating_sub(room));
-    for group in now.groups.iter().skip(first).take(room) {
+    let mut shown = first;
+    for group in now.groups.iter().skip(first) {
+        if lines.len() + self::lines(group) > room {
+            break;
+        }
+        shown += 1;
         let rate = rates.groups.get(&group.stats.name).copied();
         let marked = picture.marked(group.position, symbols);
         let row = Line::from(format!("{} {marked}", columns.row(now, group, rate)));
         lines.push(if lost(group) > 0 { row.yellow() } else { row });
+        if let Some(relay) = &group.relay {
+            let row = Line::from(relay_line(relay, now));
+            lines.push(if relay.active { row.dim() } else { row.yellow() });
+        }
     }
-    if first + room < now.groups.len()
-        && let Some(last) = lines.last_mut()
-    {
-        *last = Line::from(format!("{} more groups", now.groups.len() - first - room + 1)).dim();
+    let hidden = now.groups.len() - shown;
+    if hidden > 0 && lines.len() < room {
+        lines.push(Line::from(format!("{hidden} more groups")).dim());
+    } else if hidden > 0 && shown > first {
+        // In place of the last.
+        let gone = now.groups.get(shown - 1).map_or(0, self::lines);
+        lines.truncate(lines.len() - gone);
+        lines.push(Line::from(format!("{} more groups", hidden + 1)).dim());
     }
     if now.groups.is_empty() {
         lines.push(Line::from("no groups").dim());
     }
     Paragraph::new(lines).render(table, buf);
+}
+
+/// Lines that a group takes.
+fn lines(group: &GroupNow) -> usize {
+    1 + usize::from(group.relay.is_some())
+}
+
+/// The line under a group that has a relay. What matters most comes first: what does not fit is cut.
+fn relay_line(relay: &RelayStatus, now: &Snapshot) -> String {
+    let mut facts = vec![format!("  relay {}", relay::state(relay, now.time))];
+    facts.extend(relay.active.then(|| format!("{}/s", per_second(relay.rate))));
+    facts.extend(relay.confirmed.map(|at| format!("at {at}")));
+    facts.extend((relay.refused > 0).then(|| format!("{} refused", brief(relay.refused))));
+    facts.extend(relay::last_error(relay, now.time));
+    facts.push(format!("to {}", relay.to));
+    printable(&facts.join(", ")).into_owned()
 }
 
 /// As many figures as there is room for, the first ones first.

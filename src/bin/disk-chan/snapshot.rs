@@ -1,13 +1,14 @@
 //! How a channel stands at a moment, for `info` and `top`; and keeping a file in sight while it is recovered,
 //! replaced, or away for a while.
 //!
-//! Only places and counters are looked at, no message.
+//! Only places and counters are looked at, no message; and what relays say of themselves.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use disk_chan::relay::RelayStatus;
 use disk_chan::{Channel, Geometry, GroupStats, Offset, PageInfo, RecoveryReport, Start, Stats};
 
 use crate::Outcome;
@@ -48,6 +49,8 @@ pub struct GroupNow {
     pub stats: GroupStats,
     /// The first place that it was not done with.
     pub position: Offset,
+    /// How its relay stands, if it has had one.
+    pub relay: Option<RelayStatus>,
 }
 
 impl Snapshot {
@@ -56,9 +59,11 @@ impl Snapshot {
         let mut groups = channel.groups();
         groups.sort_by(|a, b| a.name.cmp(&b.name));
         let positions = channel.group_positions();
+        let relays = channel.relays();
         let group = |stats: GroupStats| {
             let position = positions.iter().find(|(name, _)| *name == stats.name)?.1;
-            Some(GroupNow { stats, position })
+            let relay = relays.iter().find(|relay| relay.group == stats.name).cloned();
+            Some(GroupNow { stats, position, relay })
         };
         let mut now = Self {
             at,
