@@ -20,7 +20,7 @@ use super::{AddressError, Origin, Sink, SinkError};
 use crate::relay::address::Address;
 use crate::{Lease, Offset};
 use async_nats::jetstream::context::{
-    Context, CreateStreamErrorKind, GetStreamErrorKind, PublishAckFuture, PublishError, PublishErrorKind,
+    Context as JetStream, CreateStreamErrorKind, GetStreamErrorKind, PublishAckFuture, PublishError, PublishErrorKind,
 };
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
@@ -30,8 +30,8 @@ use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
-use std::future::{IntoFuture, poll_fn};
-use std::task::Poll;
+use std::future::{IntoFuture, pending, poll_fn};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -76,19 +76,16 @@ pub struct Nats {
 
 /// A connection, as long as nothing went wrong.
 struct Session {
-    context: Context,
+    context: JetStream,
     stream: OurStream,
     /// Turns true when the connection broke.
     broken: watch::Receiver<bool>,
     /// What the next message is to follow.
     last: Last,
     /// What is not confirmed, in order.
-    acks: VecDeque<(Offset, PublishAckFuture)>,
-    first: Option<(Offset, Ack)>,
-    /// What is confirmed and was not told.
+    acks: VecDeque<(Offset, Ack)>,
+    /// The last that is confirmed, if that was not told.
     confirmed: Option<Offset>,
-    /// What went wrong behind that.
-    failed: Option<SinkError>,
 }
 
 /// The last message of the subject.
@@ -99,7 +96,23 @@ enum Last {
     Named(String),
 }
 
-type Ack = <PublishAckFuture as IntoFuture>::IntoFuture;
+/// What the server says of a message.
+enum Ack {
+    Awaited(<PublishAckFuture as IntoFuture>::IntoFuture),
+    There(Result<PublishAck, PublishError>),
+}
+
+impl Ack {
+    /// Whether it is there.
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Self::Awaited(ack) = self
+            && let Poll::Ready(answer) = ack.as_mut().poll(cx)
+        {
+            *self = Self::There(answer);
+        }
+        matches!(self, Self::There(_))
+    }
+}
 
 impl Nats {
     /// A sink for this address.
@@ -158,12 +171,11 @@ impl Nats {
         let stream = OurStream::new(stream, self.subject.clone(), origin.uuid);
         let (last, newest) = stream.newest().await?;
         let last = Last::Stored(last);
-        let (acks, first, confirmed, failed) = (VecDeque::new(), None, None, None);
-        Ok((Session { context, stream, broken, last, acks, first, confirmed, failed }, newest))
+        Ok((Session { context, stream, broken, last, acks: VecDeque::new(), confirmed: None }, newest))
     }
 
     /// Sees that the stream is there, and is one that can be relayed to.
-    async fn check_stream(&mut self, context: &Context) -> Result<(), SinkError> {
+    async fn check_stream(&mut self, context: &JetStream) -> Result<(), SinkError> {
         let name = &self.stream;
         let found = match context.get_stream(name).await {
             Ok(found) => found,
@@ -193,7 +205,7 @@ impl Nats {
     }
 }
 
-async fn create_stream(context: &Context, name: &str, subject: &str) -> Result<Stream, SinkError> {
+async fn create_stream(context: &JetStream, name: &str, subject: &str) -> Result<Stream, SinkError> {
     let (name, subjects) = (name.to_owned(), vec![subject.to_owned()]);
     let created = context.create_stream(Config { name, subjects, ..Default::default() }).await;
     created.map_err(|error| match error.kind() {
@@ -256,7 +268,7 @@ impl Session {
             () = is_broken(&mut self.broken) => return Err(SinkError::retry("the connection broke")),
         };
         match sent {
-            Ok(ack) => self.acks.push_back((offset, ack)),
+            Ok(ack) => self.acks.push_back((offset, Ack::Awaited(ack.into_future()))),
             // What is before it has to be stored before it can be refused.
             Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 self.wait_for_all().await?;
@@ -268,62 +280,62 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for the next one to be confirmed, and takes what else is.
+    /// Waits until some are confirmed: one half of what is in flight, so that it is not woken for each.
     async fn wait_for_some(&mut self) -> Result<Offset, SinkError> {
-        if let Some(failed) = self.failed.take() {
-            return Err(failed);
-        }
-        while self.next_ack() {
-            let Some((offset, ack)) = &mut self.first else { break };
-            let offset = *offset;
-            let answer = if self.confirmed.is_some() {
-                match poll_fn(|cx| Poll::Ready(ack.as_mut().poll(cx))).await {
-                    Poll::Ready(answer) => answer,
-                    Poll::Pending => break,
-                }
-            } else {
-                tokio::select! {
-                    biased;
-                    answer = &mut *ack => answer,
-                    () = is_broken(&mut self.broken) => return Err(SinkError::retry("the connection broke")),
-                }
-            };
-            self.first = None;
-            match answer {
-                Ok(PublishAck { sequence, .. }) => {
-                    self.confirmed = Some(offset);
-                    if self.acks.is_empty() {
-                        self.last = Last::Stored(sequence);
-                    }
-                }
-                Err(error) if self.confirmed.is_some() => {
-                    self.failed = Some(refusal(offset, error));
-                    break;
-                }
-                Err(error) => return Err(refusal(offset, error)),
+        for at in [self.acks.len() / 2, 0] {
+            if self.confirmed.is_none() {
+                self.wait_for(at).await?;
+                poll_fn(|cx| Poll::Ready(self.take_answers(cx))).await?;
             }
         }
         match self.confirmed.take() {
             Some(confirmed) => Ok(confirmed),
-            None => std::future::pending().await, // nothing was handed over
+            None => pending().await, // nothing was handed over
         }
     }
 
     async fn wait_for_all(&mut self) -> Result<(), SinkError> {
-        let mut confirmed = self.confirmed;
-        while self.next_ack() || self.failed.is_some() {
-            confirmed = Some(self.wait_for_some().await?);
+        let mut last = self.confirmed.take();
+        while !self.acks.is_empty() {
+            self.wait_for(0).await?;
+            poll_fn(|cx| Poll::Ready(self.take_answers(cx))).await?;
+            last = self.confirmed.take().or(last);
         }
-        self.confirmed = confirmed;
+        self.confirmed = last;
         Ok(())
     }
 
-    /// Whether there is one to wait for.
-    fn next_ack(&mut self) -> bool {
-        if self.first.is_none() {
-            self.first = self.acks.pop_front().map(|(offset, ack)| (offset, ack.into_future()));
+    /// Waits for what the server says of one. It answers in order.
+    async fn wait_for(&mut self, at: usize) -> Result<(), SinkError> {
+        let Some((_, ack)) = self.acks.get_mut(at) else { return Ok(()) };
+        let there = poll_fn(|cx| if ack.poll(cx) { Poll::Ready(()) } else { Poll::Pending });
+        tokio::select! {
+            biased;
+            () = there => Ok(()),
+            () = is_broken(&mut self.broken) => Err(SinkError::retry("the connection broke")),
         }
-        self.first.is_some()
+    }
+
+    /// Takes the answers that are there, up to the first that is not.
+    fn take_answers(&mut self, cx: &mut Context<'_>) -> Result<(), SinkError> {
+        while let Some((offset, ack)) = self.acks.front_mut()
+            && ack.poll(cx)
+        {
+            let offset = *offset;
+            match ack {
+                // First what is confirmed.
+                Ack::There(Err(_)) if self.confirmed.is_some() => break,
+                Ack::Awaited(_) => break,
+                Ack::There(_) => {}
+            }
+            let Some((_, Ack::There(answer))) = self.acks.pop_front() else { break };
+            let stored = answer.map_err(|error| refusal(offset, error))?;
+            self.confirmed = Some(offset);
+            if self.acks.is_empty() {
+                self.last = Last::Stored(stored.sequence);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -126,6 +126,8 @@ impl<'a, S: Sink> Turn<'a, S> {
                 return Ok(Ended::Over);
             }
             let room = self.relay.window.saturating_sub(self.held.len());
+            // A whole batch at once, as long as enough is in flight.
+            let has_room = room >= self.relay.batch.min(self.relay.window.div_ceil(2));
             // Confirmations first: they make room.
             tokio::select! {
                 biased;
@@ -135,7 +137,7 @@ impl<'a, S: Sink> Turn<'a, S> {
                 }
                 _ = self.ticks.tick() => self.reporter.look().await,
                 () = is_stopped(self.stopped), if !stopping => {}
-                leases = self.receiver.lease_many(room.min(self.relay.batch)), if room > 0 && !stopping => match leases {
+                leases = self.receiver.lease_many(room.min(self.relay.batch)), if has_room && !stopping => match leases {
                     Ok(leases) => self.take_in(leases)?,
                     Err(RecvError::Lagged(count)) => self.reporter.lagged(count),
                     Err(RecvError::GroupRemoved) => return Ok(Ended::Lost),
