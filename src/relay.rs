@@ -24,7 +24,7 @@
 //! # When the engine refuses a message
 //!
 //! If it does so for good ([`SinkError::refused`]: too long, for example), the message becomes a dead letter of the
-//! channel, as by [`Lease::reject`], and the relay goes on behind it. That needs a channel that was made with
+//! channel, as by [`Lease::reject`](crate::Lease::reject), and the relay goes on behind it. That needs a channel that was made with
 //! [`Options::max_attempts`](crate::Options::max_attempts): in another the relay ends, with [`RelayError::Refused`],
 //! and the message stays where it is. Each death of a relay counts as an attempt of what it had in flight, so give a
 //! channel for relays many.

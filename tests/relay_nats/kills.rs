@@ -110,7 +110,7 @@ fn send(channel: &Channel, count: u64) -> Vec<thread::JoinHandle<()>> {
         thread::spawn(move || {
             for n in (which..count).step_by(4) {
                 let message = body(n, 8 + (n % 200) as usize);
-                if n % 10 == 0 {
+                if n.is_multiple_of(10) {
                     let headers = Headers::new().key(format!("key {n}")).with("number", n.to_string());
                     tx.blocking_send(headers.message(message).unwrap()).unwrap();
                 } else {
@@ -156,7 +156,7 @@ fn check(server: &Server, channel: &Channel, count: u64) {
         let headers = message.headers.as_ref().unwrap();
         let get = |name| headers.get(name).map(|value| value.as_str().to_owned());
         assert!(get("Disk-Chan-Sent").is_some_and(|sent| sent.parse::<u64>().is_ok()));
-        let has_headers = n % 10 == 0;
+        let has_headers = n.is_multiple_of(10);
         assert_eq!(get("number"), has_headers.then(|| n.to_string()));
         assert_eq!(get("Disk-Chan-Key"), has_headers.then(|| format!("key%20{n}")));
     }

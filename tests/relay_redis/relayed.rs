@@ -10,6 +10,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+/// Of an entry, as the server says them.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The group that is relayed.
 pub const GROUP: &str = "to redis";
 
@@ -129,7 +132,7 @@ pub fn entries(server: &Server) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     loop {
         let from = entries.last().map_or("-".to_owned(), |((first, second), _)| format!("({first}-{second}"));
-        let more: Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)> = server.ask(&["XRANGE", "KEY", &from, "+", "COUNT", "1000"]);
+        let more: Vec<(String, Fields)> = server.ask(&["XRANGE", "KEY", &from, "+", "COUNT", "1000"]);
         if more.is_empty() {
             return entries;
         }
