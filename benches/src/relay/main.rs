@@ -6,7 +6,8 @@
 //! called, what it follows, when it was sent), and a relay of a channel that has as many messages. A ratio is that of two
 //! that followed each other. All of it shares the processors with the server.
 //!
-//! Then what a send costs its thread in processor time, with a relay running beside it and without.
+//! Then what a send costs its thread in processor time, of ten times as many: with nothing else running, while somebody
+//! publishes to the server who has nothing to do with the channel, and while a relay of the channel runs.
 
 #[path = "../machine.rs"]
 mod machine;
@@ -15,6 +16,7 @@ use std::collections::VecDeque;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -189,6 +191,26 @@ fn sends_beside_a_relay(server: &Server, channel: &Channel, count: u64) -> f64 {
     cost
 }
 
+/// The same, while somebody publishes to the server who has nothing to do with the channel.
+fn sends_beside_a_publisher(server: &Server, channel: &Channel, count: u64) -> f64 {
+    let (runs, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(SeqCst) {
+                runs.store(true, SeqCst);
+                publisher(server, 5000, 256, true);
+            }
+        });
+        while !runs.load(SeqCst) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        thread::sleep(Duration::from_millis(100));
+        let cost = sends(channel, count);
+        over.store(true, SeqCst);
+        cost
+    })
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -218,7 +240,7 @@ fn main() {
         println!("{window:>8} {plain:>10.1} {headed:>10.1} {relayed:>8.1} {to_plain:>15.2} {to_headed:>15.2}");
     }
 
-    let dir = tempfile::tempdir().unwrap();
+    let (dir, count) = (tempfile::tempdir().unwrap(), count * 10);
     let channel = channel(&dir, count);
     channel.blocking_subscribe("bench").unwrap();
     // Every page once.
@@ -226,16 +248,19 @@ fn main() {
         sends(&channel, count);
         drain(&channel);
     }
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let (mut alone, mut busy, mut beside) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         alone.push(sends(&channel, count));
         drain(&channel);
+        busy.push(sends_beside_a_publisher(&server, &channel, count));
+        drain(&channel);
         beside.push(sends_beside_a_relay(&server, &channel, count));
     }
-    let ratio = median(beside.iter().zip(&alone).map(|(beside, alone)| beside / alone).collect());
+    let ratio = |to: &[f64]| median(beside.iter().zip(to).map(|(beside, to)| beside / to).collect());
+    let (to_alone, to_busy) = (ratio(&alone), ratio(&busy));
+    let (alone, busy, beside) = (median(alone), median(busy), median(beside));
     println!(
-        "\nprocessor time of a send, in ns: {:.0} alone, {:.0} beside a relay: {ratio:.2}",
-        median(alone),
-        median(beside)
+        "\nprocessor time of a send, in ns: {alone:.0} alone, {busy:.0} beside a publisher, {beside:.0} beside a relay"
     );
+    println!("beside a relay to alone {to_alone:.2}, to beside a publisher {to_busy:.2}");
 }
