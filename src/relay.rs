@@ -27,7 +27,8 @@
 //! channel, as by [`Lease::reject`](crate::Lease::reject), and the relay goes on behind it. That needs a channel that was made with
 //! [`Options::max_attempts`](crate::Options::max_attempts): in another the relay ends, with [`RelayError::Refused`],
 //! and the message stays where it is. Each death of a relay counts as an attempt of what it had in flight, so give a
-//! channel for relays many.
+//! channel for relays many. Give it no [`Options::lease_timeout`](crate::Options::lease_timeout): each time that the engine
+//! takes longer counts as an attempt, too.
 //!
 //! # A sink of your own
 //!
@@ -255,6 +256,8 @@ impl Relay {
         mut stopped: watch::Receiver<bool>,
     ) -> Result<(), RelayError> {
         let mut receiver = self.channel.subscribe(self.group.clone()).await?;
+        // Where the group is moved to, another relay may hold it: that is looked at first.
+        receiver.at.follows = false;
         let mut backoff = Backoff::new(self.first_pause, self.longest_pause);
         loop {
             let hold = tokio::select! {

@@ -54,12 +54,14 @@ const CAREFUL: usize = 256;
 /// | `Nats-Msg-Id` | the channel's number as 32 hexadecimal digits, `-`, the offset as a decimal number |
 /// | `Nats-Expected-Last-Msg-Id` or `Nats-Expected-Last-Subject-Sequence` | the message before it |
 /// | `Disk-Chan-Sent` | when it was sent, in unix milliseconds |
-/// | `Disk-Chan-Key` | its key, if it has one; what is not a letter, a digit or one of `-._~` as `%` and two hexadecimal digits |
+/// | `Disk-Chan-Key` | its key, if it has one; what is not a letter, a digit or one of `._~` as `%` and two hexadecimal digits |
 /// | `Disk-Chan-Header` | `NAME=VALUE`, encoded likewise, for each header that NATS cannot carry as it is, or would take for its own |
 ///
 /// Each message is in the stream once, and in order, also after breaks that are longer than the stream's duplicate
 /// window, as long as the stream keeps the last message of the subject. One that gives its messages away (by age, or once
-/// they are consumed) may get again what was in flight during such a break.
+/// they are consumed) may get again what was in flight during such a break; and of what it gave away by a limit it cannot
+/// say whether it had it: that counts as had. What was deleted can be relayed again, by moving the group back, once the
+/// duplicate window is over: until then the server knows the names.
 ///
 /// What the server confirmed and then lost is its own business: by default it writes to the disk every two minutes
 /// (`sync_interval`), and a stream with one replica is on one machine.

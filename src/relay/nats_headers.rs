@@ -1,7 +1,8 @@
 //! What goes with a message as headers of NATS.
 //!
-//! **Invariant.** No header that somebody sent becomes one that the server acts on: those whose names NATS or the relay
-//! use go encoded.
+//! **Invariant.** No header that somebody sent becomes one that the server acts on. It looks for the names of its own in
+//! all of the block, also in the middle of a name or a value. So what has `Nats-` anywhere goes encoded, and nothing
+//! encoded has it.
 
 use crate::Lease;
 use async_nats::HeaderMap;
@@ -28,10 +29,12 @@ pub fn headers(lease: &Lease) -> HeaderMap {
 
 /// As NATS carries it, if it does so without changing it or acting on it.
 fn as_it_is(name: &str, value: &[u8]) -> Option<(async_nats::HeaderName, async_nats::HeaderValue)> {
-    let is_taken = ["nats-", "disk-chan-"]
-        .iter()
-        .any(|prefix| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)));
     let text = std::str::from_utf8(value).ok()?;
+    let is_taken = |text: &str| {
+        let text = text.to_ascii_lowercase();
+        text.contains("nats-") || text.starts_with("disk-chan-")
+    };
+    let is_taken = is_taken(name) || is_taken(text);
     let is_plain = |text: &str| !text.bytes().any(|byte| byte.is_ascii_control()) && text.trim() == text;
     if is_taken || name.contains([':', ' ']) || !name.is_ascii() || !is_plain(name) || !is_plain(text) {
         return None;
@@ -39,11 +42,11 @@ fn as_it_is(name: &str, value: &[u8]) -> Option<(async_nats::HeaderName, async_n
     Some((async_nats::HeaderName::from_str(name).ok()?, async_nats::HeaderValue::from_str(text).ok()?))
 }
 
-/// Letters, digits and `-._~` as they are, any other byte as `%` and two hexadecimal digits.
+/// Letters, digits and `._~` as they are, any other byte as `%` and two hexadecimal digits.
 fn encoded(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for &byte in bytes {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        if byte.is_ascii_alphanumeric() || b"._~".contains(&byte) {
             text.push(byte.into());
         } else {
             let _ = write!(text, "%{byte:02X}"); // into a string
@@ -66,6 +69,8 @@ mod tests {
             ("Nats-Rollup", &b"all"[..]),
             ("nats-msg-id", b"1"),
             ("Disk-Chan-Sent", b"1"),
+            ("X-Nats-Msg-Id", b"1"),
+            ("note", b"Nats-Msg-Id:1"),
             ("with space", b"1"),
             ("with:colon", b"1"),
             ("n\u{f6}n-ascii", b"1"),
@@ -75,6 +80,6 @@ mod tests {
         ] {
             assert!(as_it_is(name, value).is_none(), "{name}");
         }
-        assert_eq!(encoded(b"a-Z.9_~ %=\xff\n"), "a-Z.9_~%20%25%3D%FF%0A");
+        assert_eq!(encoded(b"a-Z.9_~ %=\xff\n"), "a%2DZ.9_~%20%25%3D%FF%0A");
     }
 }

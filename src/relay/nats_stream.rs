@@ -121,6 +121,12 @@ impl OurStream {
             }
             low += AT_ONCE;
         }
+        let is_whole = state.first_sequence <= 1 && state.messages == state.last_sequence;
+        if !is_whole && !missing.is_empty() {
+            // It may have had what lies before the first that it kept.
+            let first = self.next(state.first_sequence).await?.map(|(_, offset)| offset);
+            missing.retain(|offset| Some(*offset) > first);
+        }
         Ok(missing)
     }
 }

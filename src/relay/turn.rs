@@ -132,8 +132,8 @@ impl<'a, S: Sink> Turn<'a, S> {
             tokio::select! {
                 biased;
                 upto = self.sink.confirmed(), if self.published > 0 => {
-                    backoff.reset();
                     self.confirmed(upto?);
+                    backoff.reset();
                 }
                 _ = self.ticks.tick() => self.reporter.look().await,
                 () = is_stopped(self.stopped), if !stopping => {}
