@@ -87,7 +87,7 @@ impl Sink for Engine {
     }
 
     async fn confirmed(&mut self) -> Result<Offset, SinkError> {
-        while self.is_held_up {
+        if self.is_held_up {
             std::future::pending::<()>().await;
         }
         Ok(self.stored.lock().unwrap().last().unwrap().0)

@@ -43,8 +43,8 @@ const CAREFUL: usize = 256;
 /// Puts messages into a stream of NATS JetStream: `nats://[USER:PASSWORD@]HOST:PORT/STREAM/SUBJECT`, with `tls://` for
 /// TLS, and several servers of a cluster with commas between them.
 ///
-/// The stream is created if it is not there, with the subject, in files, and no limits; one that is there must have the
-/// subject, and is used as it is. Give each relay a subject of its own, and, for speed, a stream of its own: streams
+/// The stream is created if it is not there at first, with the subject, in files, and no limits; one that is there must
+/// have the subject, and is used as it is. If it is deleted later, the relay waits until it is there again. Give each relay a subject of its own, and, for speed, a stream of its own: streams
 /// that collect several are the server's business (`sources`).
 ///
 /// A message is stored with its headers, and these:
@@ -211,7 +211,9 @@ async fn create_stream(context: &JetStream, name: &str, subject: &str) -> Result
     let (name, subjects) = (name.to_owned(), vec![subject.to_owned()]);
     let created = context.create_stream(Config { name, subjects, ..Default::default() }).await;
     created.map_err(|error| match error.kind() {
-        CreateStreamErrorKind::JetStream(_) | CreateStreamErrorKind::InvalidStreamName => SinkError::fatal(error),
+        CreateStreamErrorKind::InvalidStreamName => SinkError::fatal(error),
+        // From 500 on it is the server's trouble, which passes.
+        CreateStreamErrorKind::JetStream(said) if said.code() < 500 => SinkError::fatal(error),
         _ => SinkError::retry(error),
     })
 }

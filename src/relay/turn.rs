@@ -135,7 +135,11 @@ impl<'a, S: Sink> Turn<'a, S> {
                     self.confirmed(upto?);
                     backoff.reset();
                 }
-                _ = self.ticks.tick() => self.reporter.look().await,
+                _ = self.ticks.tick() => {
+                    // What went with its page comes no more.
+                    self.taken = self.taken.split_off(&self.relay.channel.first_offset());
+                    self.reporter.look().await;
+                }
                 () = is_stopped(self.stopped), if !stopping => {}
                 leases = self.receiver.lease_many(room.min(self.relay.batch)), if has_room && !stopping => match leases {
                     Ok(leases) => self.take_in(leases)?,
