@@ -222,8 +222,8 @@ impl Relay {
     }
 
     /// Relays until `stop` is ready: then it takes no new messages, waits for the engine to confirm what is in flight,
-    /// and ends; what is not confirmed in time is given back, at once if the sink is not connected. It also ends when the channel is
-    /// [closed](Channel::close) and the engine has everything.
+    /// and ends; what is not confirmed in time is given back, at once if the sink is not connected. It also ends when the
+    /// channel is [closed](Channel::close) and the engine has everything.
     ///
     /// # Errors
     ///

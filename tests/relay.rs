@@ -11,7 +11,7 @@ use disk_chan::{Channel, DeadLetter, Lease, Offset, Overflow, Start};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use common::{PATIENCE, body, number, open_new, small, within_tokio};
+use common::{body, lag, number, open_new, small, until, within_tokio};
 
 /// An engine that stores, and what goes wrong with it.
 #[derive(Default)]
@@ -136,19 +136,6 @@ fn start(relay: Relay, engine: &Engine) -> (Ran, Arc<Notify>) {
     let (engine, stop) = (engine.clone(), Arc::new(Notify::new()));
     let stopped = Arc::clone(&stop);
     (tokio::spawn(async move { relay.run(engine, stopped.notified()).await }), stop)
-}
-
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let waited = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, waited).await.is_ok(), "never: {what}");
-}
-
-fn lag(channel: &Channel) -> u64 {
-    channel.groups()[0].lag
 }
 
 #[test]

@@ -6,23 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use disk_chan::relay::{Origin, Relay, Sink, SinkError};
-use disk_chan::{Channel, Lease, Offset, Start};
+use disk_chan::{Lease, Offset, Start};
 use tokio::sync::Notify;
 
-use common::{PATIENCE, body, number, open_new, small, within_tokio};
-
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let waited = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, waited).await.is_ok(), "never: {what}");
-}
-
-fn lag(channel: &Channel) -> u64 {
-    channel.groups()[0].lag
-}
+use common::{body, lag, number, open_new, small, until, within_tokio};
 
 /// Takes what it is handed, and then says that it is full.
 struct Full(Arc<Mutex<Vec<Instant>>>);

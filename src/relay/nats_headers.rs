@@ -5,16 +5,15 @@
 //! encoded has it.
 
 use crate::Lease;
+use crate::read::unix_milliseconds;
 use async_nats::HeaderMap;
 use std::fmt::Write;
 use std::str::FromStr;
-use std::time::SystemTime;
 
 /// The headers of a message, but its name.
 pub fn headers(lease: &Lease) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let sent = lease.sent_at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    headers.insert("Disk-Chan-Sent", sent.as_millis().to_string());
+    headers.insert("Disk-Chan-Sent", unix_milliseconds(lease.sent_at()).to_string());
     if let Some(key) = lease.key() {
         headers.insert("Disk-Chan-Key", encoded(key));
     }

@@ -9,6 +9,7 @@
 use super::{Origin, RelayError, SinkError};
 use crate::group::Group;
 use crate::off_thread::off_thread;
+use crate::read::unix_milliseconds;
 use crate::{Channel, GroupName, Offset};
 use serde_json::{Value, json};
 use std::error::Error;
@@ -121,10 +122,6 @@ fn beside(path: &Path, group: &GroupName) -> PathBuf {
     name.into()
 }
 
-fn millis(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
-}
-
 fn written(status: &RelayStatus, uuid: u128) -> Value {
     json!({
         "uuid": format!("{uuid:032x}"),
@@ -136,8 +133,8 @@ fn written(status: &RelayStatus, uuid: u128) -> Value {
         "refused": status.refused,
         "lagged": status.lagged,
         "last_error": status.last_error.as_ref().map(|(_, error)| error),
-        "last_error_at": status.last_error.as_ref().map(|(at, _)| millis(*at)),
-        "updated": millis(status.updated),
+        "last_error_at": status.last_error.as_ref().map(|(at, _)| unix_milliseconds(*at)),
+        "updated": unix_milliseconds(status.updated),
     })
 }
 

@@ -120,6 +120,21 @@ where
     });
 }
 
+/// Waits until something is so, and fails if it never is.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let waited = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, waited).await.is_ok(), "never: {what}");
+}
+
+/// Messages that the first group is not done with.
+pub fn lag(channel: &Channel) -> u64 {
+    channel.groups()[0].lag
+}
+
 /// Sends messages of `len` bytes with these numbers, each in its turn.
 pub fn send(tx: &Sender, numbers: impl IntoIterator<Item = u64>, len: usize) {
     for n in numbers {

@@ -8,7 +8,7 @@ use disk_chan::relay::{Nats, Origin, Relay, Sink, SinkError};
 use disk_chan::{Channel, Headers, Lease, Offset};
 use tokio::sync::Notify;
 
-use crate::common::{Dir, body, number, small, within_tokio};
+use crate::common::{Dir, body, lag, number, small, within_tokio};
 use crate::server::Server;
 
 fn stream() -> Config {
@@ -21,10 +21,6 @@ fn nats(server: &Server) -> Nats {
 
 fn relay(channel: &Channel) -> Relay {
     Relay::new(channel, "g").backoff(Duration::from_millis(5), Duration::from_millis(50))
-}
-
-fn lag(channel: &Channel) -> u64 {
-    channel.groups()[0].lag
 }
 
 /// How many are not relayed after some seconds, and the numbers that are in the stream.

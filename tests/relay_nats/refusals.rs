@@ -10,7 +10,7 @@ use disk_chan::{Channel, DeadLetter, Options, Overflow};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::common::{Dir, PAGE, PATIENCE, body, number, small, within_tokio};
+use crate::common::{Dir, PAGE, body, lag, number, small, until, within_tokio};
 use crate::in_order;
 use crate::server::Server;
 
@@ -27,19 +27,6 @@ fn relay(channel: &Channel, server: &Server) -> (Ran, Arc<Notify>) {
     let stopped = Arc::clone(&stop);
     let ran = tokio::spawn(async move { relay.run(Nats::new(&to).unwrap(), stopped.notified()).await });
     (ran, stop)
-}
-
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let waited = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, waited).await.is_ok(), "never: {what}");
-}
-
-fn lag(channel: &Channel) -> u64 {
-    channel.groups()[0].lag
 }
 
 async fn stream_of(server: &Server, channel: &Channel) -> Vec<u64> {
@@ -183,6 +170,24 @@ fn a_stream_that_is_full_is_waited_for() {
         stop.notify_one();
         ran.await.unwrap().unwrap();
         assert!(stream_of(&server, &channel).await.into_iter().eq(0..500));
+    });
+}
+
+#[test]
+fn of_several_servers_one_that_is_there_is_enough() {
+    within_tokio(60, || async {
+        let (dir, server) = (Dir::new(), Server::start());
+        let channel = small().blocking_open(dir.file()).unwrap();
+        for n in 0..100 {
+            channel.sender().send(body(n, 50)).await.unwrap();
+        }
+        channel.close();
+        // Nobody listens at the first.
+        let to = format!("nats://127.0.0.1:1,{}/ORDERS/orders", server.url().trim_start_matches("nats://"));
+        for group in ["a", "b", "c"] {
+            Relay::new(&channel, group).run(Nats::new(&to).unwrap(), std::future::pending()).await.unwrap();
+        }
+        assert!(stream_of(&server, &channel).await.into_iter().eq(0..100));
     });
 }
 
