@@ -27,7 +27,7 @@ pub struct PageInfo {
     pub oldest: Option<SystemTime>,
     /// When its last message was sent.
     pub newest: Option<SystemTime>,
-    /// Whether no further message comes to it.
+    /// Whether no further message comes to it: it is full, and every send to it has ended.
     pub sealed: bool,
 }
 
@@ -106,6 +106,8 @@ fn info(ring: &Ring<'_>, number: u64) -> Option<PageInfo> {
     };
     let time = |ms: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
     let count = cursor.count.min(ring.mem.layout.slots);
+    // Before they are counted: what was reserved and is not committed yet still comes.
+    let sealed = cursor.state == PageState::Sealed && (0..count).all(|index| ring.judge(number, index));
     let info = PageInfo {
         number,
         first_offset: Offset::new(number, 0),
@@ -114,7 +116,7 @@ fn info(ring: &Ring<'_>, number: u64) -> Option<PageInfo> {
         bytes: (cursor.units.min(ring.mem.layout.data_words) * 8) as u64,
         oldest: (0..count).find_map(sent_at).map(time),
         newest: (0..count).rev().find_map(sent_at).map(time),
-        sealed: cursor.state == PageState::Sealed,
+        sealed,
     };
     (cursor.lap == ring.mem.layout.cursor_lap(number) && page.number() == number).then_some(info)
 }

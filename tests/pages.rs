@@ -247,3 +247,41 @@ fn pages_that_are_used_again_meanwhile_give_whole_messages_or_say_so() {
         }
     });
 }
+
+/// Also as one sender fills it while another has not finished.
+#[test]
+fn what_is_said_of_a_sealed_page_stays_so() {
+    within(120, || {
+        let (_dir, channel) = open_new(small().max_pages(8).overflow(Overflow::DropOldest));
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for which in 0..3 {
+                let (tx, over) = (channel.sender(), &over);
+                scope.spawn(move || {
+                    for n in (which..).step_by(3) {
+                        if over.load(SeqCst) {
+                            return;
+                        }
+                        tx.blocking_send(body(n, 200)).unwrap();
+                    }
+                });
+            }
+            let (mut checked, mut next) = (0, 0);
+            while checked < 2000 {
+                let pages = channel.pages();
+                let Some(page) = pages.into_iter().rev().find(|page| page.sealed && page.number >= next) else {
+                    continue;
+                };
+                next = page.number + 1;
+                // One that was used again meanwhile says nothing.
+                let Ok(read) = channel.page(page.number).collect::<Result<Vec<_>, _>>() else { continue };
+                if channel.first_offset() <= page.first_offset {
+                    over.fetch_or(read.len() as u64 != page.len, SeqCst);
+                    assert_eq!(read.len() as u64, page.len, "page {}", page.number);
+                    checked += 1;
+                }
+            }
+            over.store(true, SeqCst);
+        });
+    });
+}
