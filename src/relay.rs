@@ -187,7 +187,8 @@ impl Relay {
         }
     }
 
-    /// Most messages that the sink is handed at once: 64, if not said otherwise.
+    /// Most messages that the sink is handed at once: 64, if not said otherwise. It is never more than a quarter of the
+    /// [`window`](Self::window), so that the engine has something to do meanwhile.
     pub fn batch(mut self, messages: usize) -> Self {
         self.batch = messages.max(1);
         self

@@ -259,15 +259,15 @@ fn told_to_stop_it_finishes_what_is_in_flight_and_no_more_than_that() {
             channel.sender().send(body(n, 50)).await.unwrap();
         }
         let engine = Engine::with(|state| state.is_stuck = true);
-        let (ran, stop) = start(impatient(&channel).window(10), &engine);
-        until("ten are in flight", || engine.state().open == 10).await;
+        let (ran, stop) = start(impatient(&channel).window(12), &engine);
+        until("twelve are in flight", || engine.state().open == 12).await;
         stop.notify_one();
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!ran.is_finished(), "it waits for what is in flight");
         engine.state().is_stuck = false;
         engine.wake.notify_one();
-        assert_eq!(ran.await.unwrap().unwrap().relayed, 10);
-        assert_eq!((lag(&channel), channel.groups()[0].redelivered), (90, 0));
+        assert_eq!(ran.await.unwrap().unwrap().relayed, 12);
+        assert_eq!((lag(&channel), channel.groups()[0].redelivered), (88, 0));
     });
 }
 
@@ -280,8 +280,8 @@ fn stopped_while_the_engine_does_not_answer_it_gives_back_what_is_in_flight() {
             channel.sender().send(body(n, 50)).await.unwrap();
         }
         let engine = Engine::with(|state| state.is_stuck = true);
-        let (ran, stop) = start(impatient(&channel).window(10).grace(Duration::from_millis(50)), &engine);
-        until("ten are in flight", || engine.state().open == 10).await;
+        let (ran, stop) = start(impatient(&channel).window(12).grace(Duration::from_millis(50)), &engine);
+        until("twelve are in flight", || engine.state().open == 12).await;
         stop.notify_one();
         let status = ran.await.unwrap().unwrap();
         assert_eq!((status.relayed, status.active), (0, false));

@@ -52,6 +52,8 @@ pub struct Turn<'a, S> {
     reporter: &'a Reporter,
     stopped: &'a mut watch::Receiver<bool>,
     ticks: Interval,
+    /// Most that is handed over at once.
+    batch: usize,
     /// What is not confirmed, in order.
     held: VecDeque<Lease>,
     /// How many of those were handed over since the sink connected.
@@ -76,8 +78,9 @@ impl<'a, S: Sink> Turn<'a, S> {
         let mut ticks = interval(REPORT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.reset();
+        let batch = relay.batch.min(relay.window.div_ceil(4));
         let (held, published, last, taken) = (VecDeque::new(), 0, None, BTreeSet::new());
-        Self { relay, receiver, sink, reporter, stopped, ticks, held, published, last, taken, hold }
+        Self { relay, receiver, sink, reporter, stopped, ticks, batch, held, published, last, taken, hold }
     }
 
     /// Relays until it is told to stop, or the group is lost.
@@ -126,8 +129,8 @@ impl<'a, S: Sink> Turn<'a, S> {
                 return Ok(Ended::Over);
             }
             let room = self.relay.window.saturating_sub(self.held.len());
-            // A whole batch at once, as long as enough is in flight.
-            let has_room = room >= self.relay.batch.min(self.relay.window.div_ceil(2));
+            // A whole batch at once: enough is in flight meanwhile.
+            let has_room = room >= self.batch;
             // Confirmations first: they make room.
             tokio::select! {
                 biased;
@@ -141,7 +144,7 @@ impl<'a, S: Sink> Turn<'a, S> {
                     self.reporter.look().await;
                 }
                 () = is_stopped(self.stopped), if !stopping => {}
-                leases = self.receiver.lease_many(room.min(self.relay.batch)), if has_room && !stopping => match leases {
+                leases = self.receiver.lease_many(self.batch), if has_room && !stopping => match leases {
                     Ok(leases) => self.take_in(leases)?,
                     Err(RecvError::Lagged(count)) => self.reporter.lagged(count),
                     Err(RecvError::GroupRemoved) => return Ok(Ended::Lost),
@@ -161,7 +164,7 @@ impl<'a, S: Sink> Turn<'a, S> {
     async fn publish(&mut self) -> Result<(), SinkError> {
         while self.published < self.held.len() {
             let held = self.held.make_contiguous();
-            let more = self.relay.batch.min(held.len() - self.published);
+            let more = self.batch.min(held.len() - self.published);
             let batch = &held[self.published..self.published + more];
             self.sink.publish(batch).await?;
             self.last = batch.last().map(Lease::offset);
