@@ -50,8 +50,9 @@ const CAREFUL: usize = 256;
 /// TLS, and several servers of a cluster with commas between them.
 ///
 /// The stream is created if it is not there at first, with the subject, in files, and no limits; one that is there must
-/// have the subject, and is used as it is. If it is deleted later, the relay waits until it is there again. Give each relay a subject of its own, and, for speed, a stream of its own: streams
-/// that collect several are the server's business (`sources`).
+/// have the subject, and is used as it is. If it is deleted later, the relay waits until it is there again. Give each
+/// relay a subject of its own, and, for speed, a stream of its own: streams that collect several are the server's business
+/// (`sources`).
 ///
 /// A message is stored with its headers, and these:
 ///
