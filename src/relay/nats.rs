@@ -3,6 +3,8 @@
 //! **Invariants.**
 //! - A message is called `UUID-OFFSET` in the stream (`Nats-Msg-Id`): by that the server itself drops what comes twice
 //!   within its duplicate window, and by that the relay finds how far the stream is, however long ago that was.
+//! - Each message asks for an answer, and counts as stored by its own alone. That one behind it was stored does not prove
+//!   it, though that one named it: some servers take the name of a message that a limit refused for the last one.
 //! - Each message says what it must follow. The first of a connection names the sequence of the last message of the
 //!   subject (`Nats-Expected-Last-Subject-Sequence`), which was read before. Each of the next names the one before it
 //!   (`Nats-Expected-Last-Msg-Id`): its sequence is not known yet. (A guess would not do. If it were too low by two, say,
@@ -12,10 +14,6 @@
 //!   sees what is there.
 //! - The last name is that of the whole stream. So if others publish to it, under other subjects, a message may be
 //!   refused though nothing of ours is missing. Then the next ones go one by one, each behind a sequence that is known.
-//! - So a message that is stored stands for all that were handed over before it in its connection: they are stored, too.
-//!   That is why only the first of a connection and the last of each batch ask for an answer. "Duplicate" is an answer
-//!   about that message alone: when it was stored, it may have followed another. Of those that did not ask no error is
-//!   told; but then the next that asks does not follow what it names, and the next ones go one by one, and each asks.
 //! - A connection is used until its first error, then never again.
 
 use super::nats_headers::headers;
@@ -23,7 +21,6 @@ use super::nats_stream::{OurStream, message_id};
 use super::{AddressError, Origin, Sink, SinkError};
 use crate::relay::address::Address;
 use crate::{Lease, Offset};
-use async_nats::header::{NATS_EXPECTED_LAST_MESSAGE_ID, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
 use async_nats::jetstream::context::{
     Context as JetStream, CreateStreamErrorKind, GetStreamErrorKind, PublishAckFuture, PublishError, PublishErrorKind,
 };
@@ -31,7 +28,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, Stream};
 use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, ServerAddr, client};
+use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
@@ -39,7 +36,6 @@ use std::future::{IntoFuture, pending, poll_fn};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 /// How long the server may take for anything.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,8 +47,9 @@ const CAREFUL: usize = 256;
 ///
 /// The stream is created if it is not there at first, with the subject, in files, and no limits; one that is there must
 /// have the subject, and is used as it is. If it is deleted later, the relay waits until it is there again. Give each
-/// relay a subject of its own, and, for speed, a stream of its own: streams that collect several are the server's business
-/// (`sources`).
+/// relay a stream of its own: streams that collect several are the server's business (`sources`). Two relays of one
+/// channel must not have the same stream, under whatever subjects: their messages have the same names there, and the
+/// server drops those of the second.
 ///
 /// A message is stored with its headers, and these:
 ///
@@ -86,22 +83,15 @@ pub struct Nats {
 /// A connection, as long as nothing went wrong.
 struct Session {
     context: JetStream,
-    client: Client,
     stream: OurStream,
     /// Turns true when the connection broke.
     broken: watch::Receiver<bool>,
     /// What the next message is to follow.
     last: Last,
-    /// What asked and is not confirmed, in order.
-    asked: VecDeque<Asked>,
-    /// Whether a message was handed over that did not ask, behind the last that did.
-    unasked: bool,
+    /// What is not confirmed, in order.
+    acks: VecDeque<(Offset, Ack)>,
     /// The last that is confirmed, if that was not told.
     confirmed: Option<Offset>,
-    /// What was said of the one behind that.
-    failed: Option<SinkError>,
-    /// Whether the next connection has to find out what was wrong with one.
-    one_by_one: bool,
 }
 
 /// The last message of the subject.
@@ -112,12 +102,22 @@ enum Last {
     Named(String),
 }
 
-/// A message whose answer is awaited.
-struct Asked {
-    offset: Offset,
-    /// Whether there are some before it that did not ask.
-    for_others: bool,
-    answer: <PublishAckFuture as IntoFuture>::IntoFuture,
+/// What the server says of a message.
+enum Ack {
+    Awaited(<PublishAckFuture as IntoFuture>::IntoFuture),
+    There(Result<PublishAck, PublishError>),
+}
+
+impl Ack {
+    /// Whether it is there.
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Self::Awaited(ack) = self
+            && let Poll::Ready(answer) = ack.as_mut().poll(cx)
+        {
+            *self = Self::There(answer);
+        }
+        matches!(self, Self::There(_))
+    }
 }
 
 impl Nats {
@@ -171,25 +171,13 @@ impl Nats {
             .timeout(PATIENCE)
             .ack_timeout(PATIENCE)
             .max_ack_inflight(1 << 20)
-            .build(client.clone());
+            .build(client);
         self.check_stream(&context).await?;
         let stream = context.get_stream_no_info(&self.stream).await.map_err(SinkError::fatal)?;
         let stream = OurStream::new(stream, self.subject.clone(), origin.uuid);
         let (last, newest) = stream.newest().await?;
         let last = Last::Stored(last);
-        let session = Session {
-            context,
-            client,
-            stream,
-            broken,
-            last,
-            asked: VecDeque::new(),
-            unasked: false,
-            confirmed: None,
-            failed: None,
-            one_by_one: false,
-        };
-        Ok((session, newest))
+        Ok((Session { context, stream, broken, last, acks: VecDeque::new(), confirmed: None }, newest))
     }
 
     /// Sees that the stream is there, and is one that can be relayed to.
@@ -240,9 +228,7 @@ impl Sink for Nats {
     }
 
     async fn connect(&mut self, origin: &Origin) -> Result<Option<Offset>, SinkError> {
-        if self.session.take().is_some_and(|session| session.one_by_one) {
-            self.careful = CAREFUL;
-        }
+        self.session = None;
         let (session, newest) = self.open(origin).await?;
         self.session = Some(session);
         Ok(newest)
@@ -250,11 +236,9 @@ impl Sink for Nats {
 
     async fn publish(&mut self, batch: &[Lease]) -> Result<(), SinkError> {
         let session = self.session.as_mut().ok_or_else(not_connected)?;
-        for (n, lease) in batch.iter().enumerate() {
-            let careful = self.careful > 0;
-            let asks = careful || n + 1 == batch.len();
-            session.publish(&self.subject, lease, asks).await?;
-            if careful {
+        for lease in batch {
+            session.publish(&self.subject, lease).await?;
+            if self.careful > 0 {
                 session.wait_for_all().await?;
                 self.careful -= 1;
             }
@@ -264,7 +248,11 @@ impl Sink for Nats {
 
     async fn confirmed(&mut self) -> Result<Offset, SinkError> {
         let session = self.session.as_mut().ok_or_else(not_connected)?;
-        session.wait_for_some().await
+        let confirmed = session.wait_for_some().await;
+        if confirmed.as_ref().is_err_and(does_not_follow) {
+            self.careful = CAREFUL;
+        }
+        confirmed
     }
 
     async fn missing(&mut self, offsets: &[Offset]) -> Result<Vec<Offset>, SinkError> {
@@ -275,154 +263,104 @@ impl Sink for Nats {
 
 impl Session {
     /// Hands a message over.
-    async fn publish(&mut self, subject: &str, lease: &Lease, asks: bool) -> Result<(), SinkError> {
-        let id = message_id(self.stream.uuid, lease.offset());
-        let mut headers = headers(lease);
-        headers.insert(NATS_MESSAGE_ID, id.as_str());
-        let asks = match &self.last {
-            Last::Stored(sequence) => {
-                headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
-                true
-            }
-            Last::Named(id) => {
-                headers.insert(NATS_EXPECTED_LAST_MESSAGE_ID, id.as_str());
-                asks
-            }
+    async fn publish(&mut self, subject: &str, lease: &Lease) -> Result<(), SinkError> {
+        let (offset, id) = (lease.offset(), message_id(self.stream.uuid, lease.offset()));
+        let message = PublishMessage::build().headers(headers(lease)).message_id(&id).payload(lease.to_vec().into());
+        let message = match &self.last {
+            Last::Stored(sequence) => message.expected_last_subject_sequence(*sequence),
+            Last::Named(id) => message.expected_last_message_id(id),
         };
-        let mut broken = self.broken.clone();
-        tokio::select! {
+        let sent = tokio::select! {
             biased;
-            sent = self.send(subject.to_owned(), headers, lease, asks) => sent?,
-            () = is_broken(&mut broken) => return Err(SinkError::retry("the connection broke")),
+            sent = self.context.send_publish(subject.to_owned(), message) => sent,
+            () = is_broken(&mut self.broken) => return Err(SinkError::retry("the connection broke")),
+        };
+        match sent {
+            Ok(ack) => self.acks.push_back((offset, Ack::Awaited(ack.into_future()))),
+            // What is before it has to be stored before it can be refused.
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                self.wait_for_all().await?;
+                return Err(SinkError::refused(offset, error));
+            }
+            Err(error) => return Err(SinkError::retry(error)),
         }
         self.last = Last::Named(id);
         Ok(())
     }
 
-    async fn send(&mut self, subject: String, headers: HeaderMap, lease: &Lease, asks: bool) -> Result<(), SinkError> {
-        let (offset, payload) = (lease.offset(), lease.to_vec().into());
-        if asks {
-            let message = PublishMessage::build().headers(headers).payload(payload);
-            let answer = match self.context.send_publish(subject, message).await {
-                Ok(answer) => answer.into_future(),
-                Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                    return Err(self.too_long(offset, error).await);
-                }
-                Err(error) => return Err(SinkError::retry(error)),
-            };
-            let for_others = std::mem::take(&mut self.unasked);
-            self.asked.push_back(Asked { offset, for_others, answer });
-        } else {
-            let sent = self.client.publish_with_headers(subject, headers, payload);
-            match timeout(PATIENCE, sent).await {
-                Ok(Ok(())) => self.unasked = true,
-                Ok(Err(error)) if error.kind() == client::PublishErrorKind::MaxPayloadExceeded => {
-                    return Err(self.too_long(offset, error).await);
-                }
-                Ok(Err(error)) => return Err(SinkError::retry(error)),
-                Err(error) => return Err(SinkError::retry(error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// What to do about a message that the connection does not take: what is before it has to be stored before it can be
-    /// refused.
-    async fn too_long(&mut self, offset: Offset, error: impl Error + Send + Sync + 'static) -> SinkError {
-        if self.unasked {
-            self.one_by_one = true;
-            return SinkError::retry(error);
-        }
-        match self.wait_for_all().await {
-            Ok(()) => SinkError::refused(offset, error),
-            Err(error) => error,
-        }
-    }
-
-    /// Waits until some are confirmed.
+    /// Waits until some are confirmed: one half of what is in flight, so that it is not woken for each.
     async fn wait_for_some(&mut self) -> Result<Offset, SinkError> {
-        loop {
-            match (self.confirmed.take(), self.failed.take()) {
-                (Some(confirmed), failed) => {
-                    self.failed = failed; // next time
-                    return Ok(confirmed);
-                }
-                (None, Some(failed)) => return Err(failed),
-                (None, None) if self.asked.is_empty() => pending().await, // nothing was handed over
-                (None, None) => self.wait_for_answers().await?,
+        for at in [self.acks.len() / 2, 0] {
+            if self.confirmed.is_none() {
+                self.wait_for(at).await?;
+                poll_fn(|cx| Poll::Ready(self.take_answers(cx))).await?;
             }
+        }
+        match self.confirmed.take() {
+            Some(confirmed) => Ok(confirmed),
+            None => pending().await, // nothing was handed over
         }
     }
 
     async fn wait_for_all(&mut self) -> Result<(), SinkError> {
-        while self.failed.is_none() && !self.asked.is_empty() {
-            self.wait_for_answers().await?;
+        let mut last = self.confirmed.take();
+        while !self.acks.is_empty() {
+            self.wait_for(0).await?;
+            poll_fn(|cx| Poll::Ready(self.take_answers(cx))).await?;
+            last = self.confirmed.take().or(last);
         }
-        self.failed.take().map_or(Ok(()), Err)
+        self.confirmed = last;
+        Ok(())
     }
 
-    /// Waits for the next answer, and takes those that came with it.
-    async fn wait_for_answers(&mut self) -> Result<(), SinkError> {
-        let mut broken = self.broken.clone();
+    /// Waits for what the server says of one. It answers in order.
+    async fn wait_for(&mut self, at: usize) -> Result<(), SinkError> {
+        let Some((_, ack)) = self.acks.get_mut(at) else { return Ok(()) };
+        let there = poll_fn(|cx| if ack.poll(cx) { Poll::Ready(()) } else { Poll::Pending });
         tokio::select! {
             biased;
-            () = poll_fn(|cx| self.poll_answers(cx)) => Ok(()),
-            () = is_broken(&mut broken) => Err(SinkError::retry("the connection broke")),
+            () = there => Ok(()),
+            () = is_broken(&mut self.broken) => Err(SinkError::retry("the connection broke")),
         }
     }
 
-    /// Takes the answers that are there, up to the first that is not, or is a refusal. The server answers in order.
-    fn poll_answers(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut taken = Poll::Pending;
-        while self.failed.is_none()
-            && let Some(Asked { offset, for_others, answer }) = self.asked.front_mut()
-            && let Poll::Ready(answer) = answer.as_mut().poll(cx)
+    /// Takes the answers that are there, up to the first that is not.
+    fn take_answers(&mut self, cx: &mut Context<'_>) -> Result<(), SinkError> {
+        while let Some((offset, ack)) = self.acks.front_mut()
+            && ack.poll(cx)
         {
-            let (offset, for_others) = (*offset, *for_others);
-            self.asked.pop_front();
-            match self.stored(offset, for_others, answer) {
-                Ok(sequence) => {
-                    self.confirmed = Some(offset);
-                    if self.asked.is_empty() && !self.unasked {
-                        self.last = Last::Stored(sequence);
-                    }
-                }
-                Err(error) => self.failed = Some(error),
+            let offset = *offset;
+            match ack {
+                // First what is confirmed.
+                Ack::There(Err(_)) if self.confirmed.is_some() => break,
+                Ack::Awaited(_) => break,
+                Ack::There(_) => {}
             }
-            taken = Poll::Ready(());
+            let Some((_, Ack::There(answer))) = self.acks.pop_front() else { break };
+            let stored = answer.map_err(|error| refusal(offset, error))?;
+            self.confirmed = Some(offset);
+            if self.acks.is_empty() {
+                self.last = Last::Stored(stored.sequence);
+            }
         }
-        taken
+        Ok(())
     }
+}
 
-    /// What an answer means: the sequence of a message that is stored, as all before it are.
-    fn stored(
-        &mut self,
-        offset: Offset,
-        for_others: bool,
-        answer: Result<PublishAck, PublishError>,
-    ) -> Result<u64, SinkError> {
-        let error = match answer {
-            Ok(ack) if for_others && ack.duplicate => {
-                self.one_by_one = true;
-                return Err(SinkError::retry("a message was there before those that it follows"));
-            }
-            Ok(ack) => return Ok(ack.sequence),
-            Err(error) => error,
-        };
-        let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-        let code = said.map(jetstream::Error::error_code);
-        if code == Some(ErrorCode::STREAM_WRONG_LAST_MESSAGE_ID) || for_others && said.is_some() {
-            self.one_by_one = true;
-            return Err(SinkError::retry(error));
+/// What the server says when it has not stored a message.
+fn refusal(offset: Offset, error: PublishError) -> SinkError {
+    let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+    match said.map(jetstream::Error::error_code) {
+        Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => {
+            SinkError::refused(offset, error)
         }
-        Err(match code {
-            Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => {
-                SinkError::refused(offset, error)
-            }
-            Some(ErrorCode::STREAM_SEALED) => SinkError::fatal(error),
-            _ => SinkError::retry(error),
-        })
+        Some(ErrorCode::STREAM_SEALED) => SinkError::fatal(error),
+        _ => SinkError::retry(error),
     }
+}
+
+fn does_not_follow(error: &SinkError) -> bool {
+    error.cause::<PublishError>().is_some_and(|error| error.kind() == PublishErrorKind::WrongLastMessageId)
 }
 
 fn not_connected() -> SinkError {
