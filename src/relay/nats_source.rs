@@ -217,7 +217,8 @@ impl NatsSource {
         self
     }
 
-    /// Most messages that are fetched, sent and synced at once: 256, if not said otherwise.
+    /// Most messages that are fetched, sent and synced at once: 256, if not said otherwise, and no more than the consumer
+    /// allows (`max_ack_pending`, `max_batch`).
     pub fn batch(mut self, messages: usize) -> Self {
         self.batch = messages.max(1);
         self
@@ -358,7 +359,7 @@ impl Filler<'_> {
                 next = self.catch_up(link).await?;
                 continue;
             };
-            let mut fetched = link.fetch(self.source.batch).await?;
+            let mut fetched = link.fetch().await?;
             if fetched.is_empty() {
                 let Some(one) = self.unless_stopped(link.wait()).await else { return Ok(()) };
                 fetched.extend(one?);

@@ -12,7 +12,7 @@ mod server;
 
 use std::collections::BTreeSet;
 use std::future::{Future, pending};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -310,6 +310,32 @@ fn what_a_dead_filler_had_comes_before_newer_messages() {
         let filled = source.run(&channel, acked).await.unwrap();
         assert!(filled.messages == 0 && filled.doubles >= 8, "{filled:?}");
         assert_eq!(numbers(&channel), expected);
+    });
+}
+
+/// The consumer lets fewer messages out than are fetched at once, or be asked for: they come in smaller batches, none
+/// twice.
+#[test]
+fn a_batch_is_no_more_than_the_consumer_allows() {
+    with_server(|server, js, _dir, channel| async move {
+        for (name, max_ack_pending, max_batch, numbers) in [("A", 8, 0, 0..100), ("B", 1000, 8, 100..200)] {
+            let stream = js.create_stream(stream(name)).await.unwrap();
+            let durable_name = Some("one".into());
+            let ack_policy = AckPolicy::Explicit;
+            let config = pull::Config { durable_name, ack_policy, max_ack_pending, max_batch, ..Default::default() };
+            stream.create_consumer(config).await.unwrap();
+            publish_all(&js, &format!("{name}.a"), numbers.clone()).await;
+            let batches = Arc::new(AtomicUsize::new(0));
+            let count = batches.clone();
+            let source = source(&server, name).durable("one").batch(64).on_progress(move |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+            let filled = fill(&source, &channel, numbers.end).await;
+            assert_eq!((filled.messages, filled.doubles), (100, 0), "{name}");
+            let batches = batches.load(Ordering::Relaxed);
+            assert!((13..20).contains(&batches), "{name}: {batches} batches");
+        }
+        assert_eq!(numbers(&channel), Vec::from_iter(0..200));
     });
 }
 

@@ -26,8 +26,10 @@ use tokio::time::timeout;
 /// How long a message may be out before it is handed out again. Nothing is handed out while nothing is asked for, so a
 /// send may take longer; and what a filler had that died has come back by then.
 const ACK_WAIT: Duration = Duration::from_secs(5);
-/// Batches that may be out: one, and those of fillers that died.
+/// Batches that may be out: one, and those of fillers that died. Each of this size at least, as the next filler may
+/// have a longer one than who made the consumer.
 const BATCHES_OUT: usize = 8;
+const LEAST_BATCH: usize = 256;
 /// How long the server is asked to wait for a message.
 const WAIT: Duration = Duration::from_secs(5);
 /// How long the next message of a batch may take, and the last words of a connection.
@@ -106,6 +108,9 @@ pub struct Link {
     consumer: PullConsumer,
     context: jetstream::Context,
     subject: Option<String>,
+    /// Most messages that can be asked for at once: the server leaves a question for more than may be out without an
+    /// answer until what is out comes back.
+    most: usize,
     lost: watch::Receiver<bool>,
 }
 
@@ -139,7 +144,7 @@ impl Link {
             ack_policy: AckPolicy::Explicit,
             ack_wait: ACK_WAIT,
             filter_subject: source.subject.clone().unwrap_or_default(),
-            max_ack_pending: source.batch.saturating_mul(BATCHES_OUT).try_into().unwrap_or(i64::MAX),
+            max_ack_pending: source.batch.max(LEAST_BATCH).saturating_mul(BATCHES_OUT).try_into().unwrap_or(i64::MAX),
             ..Default::default()
         };
         let consumer = stream.get_or_create_consumer(&name, config);
@@ -165,7 +170,10 @@ impl Link {
             );
             return Err(fatal(error.into()));
         }
-        Ok(Self { client, stream, consumer, context, subject, lost })
+        // What is not positive is no limit.
+        let limits = [is.max_ack_pending, is.max_batch].into_iter().filter(|limit| *limit > 0);
+        let most = limits.filter_map(|limit| limit.try_into().ok()).fold(source.batch, usize::min);
+        Ok(Self { client, stream, consumer, context, subject, most, lost })
     }
 
     /// The source, as the header of its messages begins.
@@ -225,9 +233,9 @@ impl Link {
         Ok(Some(Raw { sequence, headers, payload }))
     }
 
-    /// What can be handed out now, up to so many.
-    pub async fn fetch(&mut self, most: usize) -> Result<Vec<Delivered>, Broken> {
-        let asked = self.consumer.fetch().max_messages(most).max_bytes(MOST_BYTES).messages();
+    /// What can be handed out now, up to a batch.
+    pub async fn fetch(&mut self) -> Result<Vec<Delivered>, Broken> {
+        let asked = self.consumer.fetch().max_messages(self.most).max_bytes(MOST_BYTES).messages();
         let mut batch = alive(&mut self.lost, asked).await?.map_err(again)?;
         let mut all = Vec::new();
         // An error is that too much is out, or the next one too long: then it is waited for. Else that says more.
