@@ -93,6 +93,8 @@ mod nats;
 #[cfg(feature = "relay-nats")]
 mod nats_headers;
 #[cfg(feature = "relay-nats")]
+mod nats_session;
+#[cfg(feature = "relay-nats")]
 mod nats_source;
 #[cfg(feature = "relay-nats")]
 mod nats_stream;

@@ -3,44 +3,24 @@
 //! **Invariants.**
 //! - A message is called `UUID-OFFSET` in the stream (`Nats-Msg-Id`): by that the server itself drops what comes twice
 //!   within its duplicate window, and by that the relay finds how far the stream is, however long ago that was.
-//! - Each message asks for an answer, and counts as stored by its own alone. That one behind it was stored does not prove
-//!   it, though that one named it: some servers take the name of a message that a limit refused for the last one.
-//! - Each message says what it must follow. The first of a connection names the sequence of the last message of the
-//!   subject (`Nats-Expected-Last-Subject-Sequence`), which was read before. Each of the next names the one before it
-//!   (`Nats-Expected-Last-Msg-Id`): its sequence is not known yet. (A guess would not do. If it were too low by two, say,
-//!   the message behind the next one would fit, and the next one be left out.) So if one is lost with a connection, or
-//!   refused, none behind it is stored. And what a connection that was given up, or a relay that was stopped, still has
-//!   on its way is stored in its place or not at all: whoever comes second at a place is refused, connects again, and
-//!   sees what is there.
-//! - The last name is that of the whole stream. So if others publish to it, under other subjects, a message may be
-//!   refused though nothing of ours is missing. Then the next ones go one by one, each behind a sequence that is known.
-//! - A connection is used until its first error, then never again.
+//! - A connection is used until its first error, then never again. What is handed over in it, and what the answers prove,
+//!   is in `nats_session.rs`.
 
-use super::nats_headers::headers;
-use super::nats_stream::{OurStream, message_id};
+use super::nats_session::Session;
+use super::nats_stream::OurStream;
 use super::{AddressError, Origin, Sink, SinkError};
 use crate::relay::address::Address;
 use crate::{Lease, Offset};
-use async_nats::jetstream::context::{
-    Context as JetStream, CreateStreamErrorKind, GetStreamErrorKind, PublishAckFuture, PublishError, PublishErrorKind,
-};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::stream::{Config, Stream};
+use async_nats::jetstream::context::{Context as JetStream, CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, RetentionPolicy, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr};
-use std::collections::VecDeque;
-use std::error::Error;
 use std::fmt;
-use std::future::{IntoFuture, pending, poll_fn};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long the server may take for anything.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Messages that go one by one after one that did not follow what it named.
-const CAREFUL: usize = 256;
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Puts messages into a stream of NATS JetStream: `nats://[USER:PASSWORD@]HOST:PORT/STREAM/SUBJECT`, with `tls://` for
 /// TLS, and several servers of a cluster with commas between them.
@@ -76,48 +56,9 @@ pub struct Nats {
     /// Whether the stream was there once: then it is not created.
     found: bool,
     session: Option<Session>,
+    /// How many go one by one in the next connection.
     careful: usize,
     options: ConnectOptions,
-}
-
-/// A connection, as long as nothing went wrong.
-struct Session {
-    context: JetStream,
-    stream: OurStream,
-    /// Turns true when the connection broke.
-    broken: watch::Receiver<bool>,
-    /// What the next message is to follow.
-    last: Last,
-    /// What is not confirmed, in order.
-    acks: VecDeque<(Offset, Ack)>,
-    /// The last that is confirmed, if that was not told.
-    confirmed: Option<Offset>,
-}
-
-/// The last message of the subject.
-enum Last {
-    /// That is stored, by its sequence; 0 is none.
-    Stored(u64),
-    /// That was handed over, by its name.
-    Named(String),
-}
-
-/// What the server says of a message.
-enum Ack {
-    Awaited(<PublishAckFuture as IntoFuture>::IntoFuture),
-    There(Result<PublishAck, PublishError>),
-}
-
-impl Ack {
-    /// Whether it is there.
-    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Self::Awaited(ack) = self
-            && let Poll::Ready(answer) = ack.as_mut().poll(cx)
-        {
-            *self = Self::There(answer);
-        }
-        matches!(self, Self::There(_))
-    }
 }
 
 impl Nats {
@@ -171,17 +112,16 @@ impl Nats {
             .timeout(PATIENCE)
             .ack_timeout(PATIENCE)
             .max_ack_inflight(1 << 20)
-            .build(client);
-        self.check_stream(&context).await?;
+            .build(client.clone());
+        let gives_away = self.check_stream(&context).await?;
         let stream = context.get_stream_no_info(&self.stream).await.map_err(SinkError::fatal)?;
         let stream = OurStream::new(stream, self.subject.clone(), origin.uuid);
         let (last, newest) = stream.newest().await?;
-        let last = Last::Stored(last);
-        Ok((Session { context, stream, broken, last, acks: VecDeque::new(), confirmed: None }, newest))
+        Ok((Session::new(context, client, stream, broken, last, gives_away, self.careful), newest))
     }
 
-    /// Sees that the stream is there, and is one that can be relayed to.
-    async fn check_stream(&mut self, context: &JetStream) -> Result<(), SinkError> {
+    /// Sees that the stream is there, and is one that can be relayed to; and whether it gives messages away.
+    async fn check_stream(&mut self, context: &JetStream) -> Result<bool, SinkError> {
         let name = &self.stream;
         let found = match context.get_stream(name).await {
             Ok(found) => found,
@@ -199,16 +139,26 @@ impl Nats {
             },
         };
         let config = &found.cached_info().config;
-        if !config.subjects.iter().any(|pattern| matches(pattern, &self.subject)) {
-            let what = format!("the stream {name} is for {:?}, not for {}", config.subjects, self.subject);
-            return Err(SinkError::fatal(what));
-        }
-        if config.no_ack {
-            return Err(SinkError::fatal(format!("the stream {name} confirms nothing: it has no_ack set")));
-        }
+        can_be_relayed_to(config, &self.subject).map_err(SinkError::fatal)?;
         self.found = true;
-        Ok(())
+        Ok(config.retention != RetentionPolicy::Limits)
     }
+}
+
+/// What is wrong with a stream, if anything is.
+fn can_be_relayed_to(config: &Config, subject: &str) -> Result<(), String> {
+    let (name, subjects) = (&config.name, &config.subjects);
+    if !subjects.iter().any(|pattern| matches(pattern, subject)) {
+        return Err(format!("the stream {name} is for {subjects:?}, not for {subject}"));
+    }
+    if config.no_ack {
+        return Err(format!("the stream {name} confirms nothing: it has no_ack set"));
+    }
+    // Under another subject the last message would not be found.
+    if config.subject_transform.is_some() {
+        return Err(format!("the stream {name} changes subjects: it has subject_transform set"));
+    }
+    Ok(())
 }
 
 async fn create_stream(context: &JetStream, name: &str, subject: &str) -> Result<Stream, SinkError> {
@@ -228,7 +178,9 @@ impl Sink for Nats {
     }
 
     async fn connect(&mut self, origin: &Origin) -> Result<Option<Offset>, SinkError> {
-        self.session = None;
+        if let Some(session) = self.session.take() {
+            self.careful = session.careful();
+        }
         let (session, newest) = self.open(origin).await?;
         self.session = Some(session);
         Ok(newest)
@@ -236,140 +188,23 @@ impl Sink for Nats {
 
     async fn publish(&mut self, batch: &[Lease]) -> Result<(), SinkError> {
         let session = self.session.as_mut().ok_or_else(not_connected)?;
-        for lease in batch {
-            session.publish(&self.subject, lease).await?;
-            if self.careful > 0 {
-                session.wait_for_all().await?;
-                self.careful -= 1;
-            }
-        }
+        session.publish(&self.subject, batch).await;
         Ok(())
     }
 
     async fn confirmed(&mut self) -> Result<Offset, SinkError> {
         let session = self.session.as_mut().ok_or_else(not_connected)?;
-        let confirmed = session.wait_for_some().await;
-        if confirmed.as_ref().is_err_and(does_not_follow) {
-            self.careful = CAREFUL;
-        }
-        confirmed
+        session.confirmed().await
     }
 
     async fn missing(&mut self, offsets: &[Offset]) -> Result<Vec<Offset>, SinkError> {
         let session = self.session.as_ref().ok_or_else(not_connected)?;
-        session.stream.missing(offsets).await
+        session.stream().missing(offsets).await
     }
-}
-
-impl Session {
-    /// Hands a message over.
-    async fn publish(&mut self, subject: &str, lease: &Lease) -> Result<(), SinkError> {
-        let (offset, id) = (lease.offset(), message_id(self.stream.uuid, lease.offset()));
-        let message = PublishMessage::build().headers(headers(lease)).message_id(&id).payload(lease.to_vec().into());
-        let message = match &self.last {
-            Last::Stored(sequence) => message.expected_last_subject_sequence(*sequence),
-            Last::Named(id) => message.expected_last_message_id(id),
-        };
-        let sent = tokio::select! {
-            biased;
-            sent = self.context.send_publish(subject.to_owned(), message) => sent,
-            () = is_broken(&mut self.broken) => return Err(SinkError::retry("the connection broke")),
-        };
-        match sent {
-            Ok(ack) => self.acks.push_back((offset, Ack::Awaited(ack.into_future()))),
-            // What is before it has to be stored before it can be refused.
-            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                self.wait_for_all().await?;
-                return Err(SinkError::refused(offset, error));
-            }
-            Err(error) => return Err(SinkError::retry(error)),
-        }
-        self.last = Last::Named(id);
-        Ok(())
-    }
-
-    /// Waits until some are confirmed: one half of what is in flight, so that it is not woken for each.
-    async fn wait_for_some(&mut self) -> Result<Offset, SinkError> {
-        for at in [self.acks.len() / 2, 0] {
-            if self.confirmed.is_none() {
-                self.wait_for(at).await?;
-                poll_fn(|cx| Poll::Ready(self.take_answers(cx))).await?;
-            }
-        }
-        match self.confirmed.take() {
-            Some(confirmed) => Ok(confirmed),
-            None => pending().await, // nothing was handed over
-        }
-    }
-
-    async fn wait_for_all(&mut self) -> Result<(), SinkError> {
-        let mut last = self.confirmed.take();
-        while !self.acks.is_empty() {
-            self.wait_for(0).await?;
-            poll_fn(|cx| Poll::Ready(self.take_answers(cx))).await?;
-            last = self.confirmed.take().or(last);
-        }
-        self.confirmed = last;
-        Ok(())
-    }
-
-    /// Waits for what the server says of one. It answers in order.
-    async fn wait_for(&mut self, at: usize) -> Result<(), SinkError> {
-        let Some((_, ack)) = self.acks.get_mut(at) else { return Ok(()) };
-        let there = poll_fn(|cx| if ack.poll(cx) { Poll::Ready(()) } else { Poll::Pending });
-        tokio::select! {
-            biased;
-            () = there => Ok(()),
-            () = is_broken(&mut self.broken) => Err(SinkError::retry("the connection broke")),
-        }
-    }
-
-    /// Takes the answers that are there, up to the first that is not.
-    fn take_answers(&mut self, cx: &mut Context<'_>) -> Result<(), SinkError> {
-        while let Some((offset, ack)) = self.acks.front_mut()
-            && ack.poll(cx)
-        {
-            let offset = *offset;
-            match ack {
-                // First what is confirmed.
-                Ack::There(Err(_)) if self.confirmed.is_some() => break,
-                Ack::Awaited(_) => break,
-                Ack::There(_) => {}
-            }
-            let Some((_, Ack::There(answer))) = self.acks.pop_front() else { break };
-            let stored = answer.map_err(|error| refusal(offset, error))?;
-            self.confirmed = Some(offset);
-            if self.acks.is_empty() {
-                self.last = Last::Stored(stored.sequence);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What the server says when it has not stored a message.
-fn refusal(offset: Offset, error: PublishError) -> SinkError {
-    let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-    match said.map(jetstream::Error::error_code) {
-        Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => {
-            SinkError::refused(offset, error)
-        }
-        Some(ErrorCode::STREAM_SEALED) => SinkError::fatal(error),
-        _ => SinkError::retry(error),
-    }
-}
-
-fn does_not_follow(error: &SinkError) -> bool {
-    error.cause::<PublishError>().is_some_and(|error| error.kind() == PublishErrorKind::WrongLastMessageId)
 }
 
 fn not_connected() -> SinkError {
     SinkError::retry("not connected")
-}
-
-async fn is_broken(broken: &mut watch::Receiver<bool>) {
-    // An error: the client is gone, and the connection with it.
-    let _ = broken.wait_for(|broken| *broken).await;
 }
 
 /// Whether a subject is one of a pattern's: `*` stands for one token, `>` for all that follow.
@@ -393,6 +228,19 @@ impl fmt::Debug for Nats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use async_nats::jetstream::stream::SubjectTransform;
+
+    #[test]
+    fn a_stream_is_looked_at_before_it_is_used() {
+        let stream = || Config { name: "S".into(), subjects: vec!["a".into(), "b.>".into()], ..Config::default() };
+        let wrong = |config, subject| can_be_relayed_to(&config, subject).err().unwrap_or_default();
+        assert_eq!(wrong(stream(), "a"), "");
+        assert_eq!(wrong(stream(), "b.c"), "");
+        assert!(wrong(stream(), "c").contains("not for c"));
+        assert!(wrong(Config { no_ack: true, ..stream() }, "a").contains("no_ack"));
+        let subject_transform = Some(SubjectTransform { source: ">".into(), destination: "x.>".into() });
+        assert!(wrong(Config { subject_transform, ..stream() }, "a").contains("subject_transform"));
+    }
 
     #[test]
     fn subjects_match_patterns() {

@@ -109,12 +109,6 @@ impl SinkError {
         Self { kind: SinkErrorKind::Fatal, source: source.into() }
     }
 
-    /// What it was made of, if it is of this type.
-    #[cfg(feature = "relay-nats")]
-    pub(super) fn cause<E: Error + 'static>(&self) -> Option<&E> {
-        self.source.downcast_ref()
-    }
-
     /// What is to be done about it.
     pub fn kind(&self) -> SinkErrorKind {
         self.kind

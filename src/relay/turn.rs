@@ -235,7 +235,8 @@ impl<'a, S: Sink> Turn<'a, S> {
         for lease in leases {
             let offset = lease.offset();
             if missing.contains(&offset) {
-                let late = "another receiver of the group had it while the relay went past it";
+                let late =
+                    "the engine has what comes behind it: another receiver of the group had it, or the engine lost it";
                 let error = SinkError::refused(offset, late);
                 self.reporter.failed(&error).await;
                 reject(self.reporter, lease, error).await?;
