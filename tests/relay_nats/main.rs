@@ -1,5 +1,7 @@
 //! Relays to NATS JetStream, against a real server: nothing lost, nothing twice, in order.
 
+mod answers;
+mod between;
 #[path = "../common/mod.rs"]
 mod common;
 mod headers;

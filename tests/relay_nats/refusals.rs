@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use disk_chan::relay::{Nats, Relay, RelayError, RelayStatus};
 use disk_chan::{Channel, DeadLetter, Options, Overflow};
@@ -242,33 +241,6 @@ fn others_may_publish_to_the_stream() {
         ran.await.unwrap().unwrap();
         others.abort();
         assert!(stream_of(&server, &channel).await.into_iter().eq(0..3000));
-    });
-}
-
-/// The server drops what has a name that it had, under whatever subject: the last of a batch, and one in the middle, so
-/// that those between them follow nothing. That it had the last says nothing about them.
-#[test]
-fn a_duplicate_does_not_stand_for_those_before_it() {
-    within_tokio(60, || async {
-        let (dir, server) = (Dir::new(), Server::start());
-        let context = server.context().await;
-        context.create_stream(Config { subjects: vec!["orders".into(), "others".into()], ..stream() }).await.unwrap();
-        let channel = small().blocking_open(dir.file()).unwrap();
-        channel.blocking_subscribe("g").unwrap();
-        let mut offsets = Vec::new();
-        for n in 0..10 {
-            offsets.push(channel.sender().send(body(n, 50)).await.unwrap().as_u64());
-        }
-        for had in [5, 9] {
-            let name = format!("{:032x}-{}", channel.uuid(), offsets[had]);
-            let message = PublishMessage::build().message_id(name);
-            context.send_publish("others", message).await.unwrap().await.unwrap();
-        }
-        let (ran, stop) = relay(&channel, &server);
-        until("it has all", || lag(&channel) == 0).await;
-        stop.notify_one();
-        ran.await.unwrap().unwrap();
-        assert_eq!(stream_of(&server, &channel).await, [0, 1, 2, 3, 4, 6, 7, 8]);
     });
 }
 

@@ -1,0 +1,196 @@
+//! What the answers of a server prove, and what they do not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
+use disk_chan::relay::{Nats, Relay, RelayError, RelayStatus};
+use disk_chan::{Channel, DeadLetter};
+use futures::StreamExt;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
+
+use crate::between::Between;
+use crate::common::{Dir, body, lag, number, small, until, within_tokio};
+use crate::server::Server;
+
+const NAME: &str = "Nats-Msg-Id";
+const FOLLOWS: [&str; 2] = ["Nats-Expected-Last-Msg-Id", "Nats-Expected-Last-Subject-Sequence"];
+
+type Ran = JoinHandle<Result<RelayStatus, RelayError>>;
+
+fn stream() -> Config {
+    Config { name: "ORDERS".into(), subjects: vec!["orders".into(), "others".into()], ..Default::default() }
+}
+
+fn channel() -> (Dir, Channel) {
+    let dir = Dir::new();
+    let channel = small().max_attempts(1000).blocking_open(dir.file()).unwrap();
+    channel.blocking_subscribe("g").unwrap();
+    (dir, channel)
+}
+
+/// A relay in a task, and what stops it.
+fn relay(channel: &Channel, url: &str) -> (Ran, Arc<Notify>) {
+    let relay = Relay::new(channel, "g").backoff(Duration::from_millis(5), Duration::from_millis(50));
+    let (to, stop) = (format!("{url}/ORDERS/orders"), Arc::new(Notify::new()));
+    let stopped = Arc::clone(&stop);
+    let ran = tokio::spawn(async move { relay.run(Nats::new(&to).unwrap(), stopped.notified()).await });
+    (ran, stop)
+}
+
+async fn send(channel: &Channel, numbers: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    let mut offsets = Vec::new();
+    for n in numbers {
+        offsets.push(channel.sender().send(body(n, 50)).await.unwrap().as_u64());
+    }
+    offsets
+}
+
+async fn numbers(server: &Server) -> Vec<u64> {
+    server.messages("ORDERS", "orders").await.iter().map(|message| number(&message.payload)).collect()
+}
+
+/// Some versions of the server take the name of a message that an account's limit refused for that of the last one: then
+/// the next one fits, and is stored. What was refused is not in the stream, and must not be gone.
+#[test]
+fn a_message_that_is_stored_does_not_prove_that_the_one_before_it_is() {
+    within_tokio(60, || async {
+        let (server, (_dir, channel)) = (Server::start(), channel());
+        server.context().await.create_stream(stream()).await.unwrap();
+        let mut refused = BTreeMap::new();
+        let between = Between::new(&server, move |mut message| {
+            if message.subject != "orders" {
+                return Some(message);
+            }
+            let follows = message.headers.iter().position(|(name, _)| FOLLOWS.contains(&&**name)).unwrap();
+            let number = number(&message.payload);
+            if [3, 17, 18].contains(&number) && message.reply.is_none() && !refused.contains_key(&number) {
+                let name = message.header(NAME).unwrap().to_owned();
+                refused.insert(number, (name, message.headers.swap_remove(follows)));
+                return None;
+            }
+            // As if the one before it had been the last.
+            while let Some((_, before)) = refused.values().find(|(name, _)| *name == message.headers[follows].1) {
+                message.headers[follows] = before.clone();
+            }
+            Some(message)
+        });
+        send(&channel, 0..100).await;
+        let (ran, stop) = relay(&channel, &between.url());
+        until("it is done with all", || lag(&channel) == 0).await;
+        stop.notify_one();
+        let refused = ran.await.unwrap().unwrap().refused;
+        let stored = numbers(&server).await;
+        assert!(stored.is_sorted(), "{stored:?}");
+        let mut letters = channel.dead_letters().await.unwrap();
+        let mut dead = Vec::new();
+        while let Ok(letter) = letters.try_recv() {
+            dead.push(number(DeadLetter::parse(&letter).unwrap().message()));
+        }
+        assert!(!dead.is_empty() && dead.iter().all(|n| [3, 17, 18].contains(n)), "{dead:?}");
+        assert_eq!(dead.len() as u64, refused);
+        let mut all = [stored, dead].concat();
+        all.sort_unstable();
+        assert_eq!(all, Vec::from_iter(0..100));
+    });
+}
+
+/// The server drops what has a name that it had, under whatever subject: the last of a batch, and one in the middle, so
+/// that those between them follow nothing. That it had the last says nothing about them.
+#[test]
+fn a_duplicate_does_not_stand_for_those_before_it() {
+    within_tokio(60, || async {
+        let (server, (_dir, channel)) = (Server::start(), channel());
+        let context = server.context().await;
+        context.create_stream(stream()).await.unwrap();
+        let between = Between::new(&server, Some);
+        let offsets = send(&channel, 0..10).await;
+        for had in [5, 7] {
+            let name = format!("{:032x}-{}", channel.uuid(), offsets[had]);
+            let message = PublishMessage::build().message_id(name);
+            context.send_publish("others", message).await.unwrap().await.unwrap();
+        }
+        let (ran, stop) = relay(&channel, &between.url());
+        until("it has all", || lag(&channel) == 0).await;
+        stop.notify_one();
+        ran.await.unwrap().unwrap();
+        assert_eq!(numbers(&server).await, [0, 1, 2, 3, 4, 6, 8, 9]);
+        assert!(between.connections() < 5, "{}", between.connections());
+    });
+}
+
+/// Takes what a work queue has.
+async fn take(server: &Server) -> UnboundedReceiver<u64> {
+    let stream = server.context().await.get_stream("ORDERS").await.unwrap();
+    let ack_policy = AckPolicy::Explicit;
+    let config = pull::Config { durable_name: Some("worker".into()), ack_policy, ..Default::default() };
+    let mut messages = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
+    let (tx, rx) = unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = messages.next().await {
+            message.double_ack().await.unwrap();
+            let _ = tx.send(number(&message.payload));
+        }
+    });
+    rx
+}
+
+/// Then the last message is gone when the next one comes.
+#[test]
+fn a_work_queue_that_is_always_empty_needs_one_connection() {
+    within_tokio(60, || async {
+        let (server, (_dir, channel)) = (Server::start(), channel());
+        let queue = Config { retention: RetentionPolicy::WorkQueue, ..stream() };
+        server.context().await.create_stream(queue).await.unwrap();
+        let mut taken = take(&server).await;
+        let between = Between::new(&server, Some);
+        let (ran, stop) = relay(&channel, &between.url());
+        for n in 0..50 {
+            send(&channel, [n]).await;
+            assert_eq!(taken.recv().await, Some(n));
+        }
+        stop.notify_one();
+        assert_eq!(ran.await.unwrap().unwrap().relayed, 50);
+        assert_eq!(between.connections(), 1);
+    });
+}
+
+/// What is before a message that cannot be stored is confirmed, and not published again and again, until the server has
+/// forgotten the names.
+#[test]
+fn an_error_does_not_hide_what_was_confirmed_before_it() {
+    within_tokio(60, || async {
+        let (server, (_dir, channel)) = (Server::start(), channel());
+        let context = server.context().await;
+        let full = Config {
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::New,
+            max_bytes: 3000,
+            duplicate_window: Duration::from_secs(1),
+            ..stream()
+        };
+        context.create_stream(full.clone()).await.unwrap();
+        let mut taken = take(&server).await;
+        for n in 0..8 {
+            channel.sender().send(body(n, if n == 5 { 4000 } else { 50 })).await.unwrap();
+        }
+        let (ran, stop) = relay(&channel, &server.url());
+        for n in 0..5 {
+            assert_eq!(taken.recv().await, Some(n));
+        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        context.update_stream(Config { max_bytes: 1 << 20, ..full }).await.unwrap();
+        for n in 5..8 {
+            assert_eq!(taken.recv().await, Some(n));
+        }
+        until("it has all", || lag(&channel) == 0).await;
+        stop.notify_one();
+        assert_eq!(ran.await.unwrap().unwrap().relayed, 8);
+        assert!(taken.try_recv().is_err(), "twice");
+    });
+}
