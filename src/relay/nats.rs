@@ -12,7 +12,7 @@ use super::{AddressError, Origin, Sink, SinkError};
 use crate::relay::address::Address;
 use crate::{Lease, Offset};
 use async_nats::jetstream::context::{Context as JetStream, CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, RetentionPolicy, Stream};
+use async_nats::jetstream::stream::{Config, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use std::fmt;
@@ -112,16 +112,16 @@ impl Nats {
             .timeout(PATIENCE)
             .ack_timeout(PATIENCE)
             .max_ack_inflight(1 << 20)
-            .build(client.clone());
-        let gives_away = self.check_stream(&context).await?;
+            .build(client);
+        let config = self.check_stream(&context).await?;
         let stream = context.get_stream_no_info(&self.stream).await.map_err(SinkError::fatal)?;
         let stream = OurStream::new(stream, self.subject.clone(), origin.uuid);
         let (last, newest) = stream.newest().await?;
-        Ok((Session::new(context, client, stream, broken, last, gives_away, self.careful), newest))
+        Ok((Session::new(context, broken, stream, &config, last, self.careful), newest))
     }
 
-    /// Sees that the stream is there, and is one that can be relayed to; and whether it gives messages away.
-    async fn check_stream(&mut self, context: &JetStream) -> Result<bool, SinkError> {
+    /// Sees that the stream is there, and is one that can be relayed to.
+    async fn check_stream(&mut self, context: &JetStream) -> Result<Config, SinkError> {
         let name = &self.stream;
         let found = match context.get_stream(name).await {
             Ok(found) => found,
@@ -141,7 +141,7 @@ impl Nats {
         let config = &found.cached_info().config;
         can_be_relayed_to(config, &self.subject).map_err(SinkError::fatal)?;
         self.found = true;
-        Ok(config.retention != RetentionPolicy::Limits)
+        Ok(config.clone())
     }
 }
 
@@ -188,7 +188,7 @@ impl Sink for Nats {
 
     async fn publish(&mut self, batch: &[Lease]) -> Result<(), SinkError> {
         let session = self.session.as_mut().ok_or_else(not_connected)?;
-        session.publish(&self.subject, batch).await;
+        session.publish(batch).await;
         Ok(())
     }
 

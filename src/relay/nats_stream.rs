@@ -21,7 +21,7 @@ pub fn message_id(uuid: u128, offset: Offset) -> String {
 #[derive(Clone)]
 pub struct OurStream {
     stream: Stream<()>,
-    subject: String,
+    pub subject: String,
     /// The channel's.
     pub uuid: u128,
 }

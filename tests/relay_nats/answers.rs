@@ -100,6 +100,40 @@ fn a_message_that_is_stored_does_not_prove_that_the_one_before_it_is() {
     });
 }
 
+/// The same, of the first message of a connection, which asks. Behind a refusal the next ones go one by one, so that
+/// nothing is stored behind those that are refused then.
+#[test]
+fn messages_that_are_refused_for_a_while_are_not_passed_again_and_again() {
+    within_tokio(60, || async {
+        let (server, (_dir, channel)) = (Server::start(), channel());
+        server.context().await.create_stream(stream()).await.unwrap();
+        let mut refused = BTreeMap::new();
+        let between = Between::new(&server, move |mut message| {
+            if message.subject != "orders" {
+                return Some(message);
+            }
+            let follows = message.headers.iter().position(|(name, _)| FOLLOWS.contains(&&**name)).unwrap();
+            let number = number(&message.payload);
+            if [0, 40, 50].contains(&number) && !refused.contains_key(&number) {
+                let name = message.header(NAME).unwrap().to_owned();
+                refused.insert(number, (name, message.headers[follows].clone()));
+                message.headers.push(("Nats-Expected-Stream".into(), "ANOTHER".into()));
+                return Some(message);
+            }
+            while let Some((_, before)) = refused.values().find(|(name, _)| *name == message.headers[follows].1) {
+                message.headers[follows] = before.clone();
+            }
+            Some(message)
+        });
+        send(&channel, 0..100).await;
+        let (ran, stop) = relay(&channel, &between.url());
+        until("it is done with all", || lag(&channel) == 0).await;
+        stop.notify_one();
+        assert_eq!(ran.await.unwrap().unwrap().refused, 1);
+        assert_eq!(numbers(&server).await, Vec::from_iter(1..100));
+    });
+}
+
 /// The server drops what has a name that it had, under whatever subject: the last of a batch, and one in the middle, so
 /// that those between them follow nothing. That it had the last says nothing about them.
 #[test]
