@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::net::TcpListener;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -20,6 +21,19 @@ use disk_chan::{Channel, Offset, Options, Receiver, Sender, TryRecvError};
 pub const PAGE: usize = 64 << 10;
 /// Long enough for anything that ought to happen, on a machine that does other work too.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A port of the loopback for a server. It is none of those that the kernel gives to connections: one that is tried in vain
+/// could get the very port that it is for, and the server could not have it.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let first = std::process::id() as usize * 61;
+    loop {
+        let port = 10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind(("127.0.0.1", port as u16)).is_ok() {
+            return port as u16;
+        }
+    }
+}
 
 /// A directory of the test's own, with a name for one channel in it. Gone with the value.
 pub struct Dir(tempfile::TempDir);

@@ -1,12 +1,11 @@
 //! A NATS server of a test's own: killed with the test, restarted on the same port and with the same storage.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use async_nats::jetstream::{self, Context};
 
-use crate::common::eventually;
+use crate::common::{eventually, free_port};
 
 /// A server; dropped, it is killed.
 pub struct Server {
@@ -26,7 +25,7 @@ impl Server {
         let dir = tempfile::Builder::new().prefix("disk-chan-nats-").tempdir().unwrap();
         let more: Vec<String> = more.iter().map(|&arg| arg.to_owned()).collect();
         loop {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = free_port();
             // Somebody else may have taken the port since.
             if let Some(child) = start(dir.path(), port, &more) {
                 return Self { dir, port, child, more };

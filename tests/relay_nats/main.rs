@@ -2,6 +2,7 @@
 
 mod answers;
 mod between;
+mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
 mod headers;

@@ -1,6 +1,6 @@
 //! A NATS server of the test's own.
 
-use std::net::TcpListener;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -10,7 +10,7 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::{self, Context, Message};
 use futures::StreamExt;
 
-use crate::common::{Dir, PATIENCE};
+use crate::common::{Dir, PATIENCE, free_port};
 
 /// It is killed when this is dropped.
 pub struct Server {
@@ -22,7 +22,7 @@ pub struct Server {
 impl Server {
     /// Starts one on a free port, with an empty store.
     pub fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut server = Self { dir: Dir::new(), port, child: None };
         server.restart();
         server
@@ -31,24 +31,10 @@ impl Server {
     /// Starts it again, with what it stored.
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "it runs");
-        let program = ["/usr/sbin/nats-server", "/usr/bin/nats-server", "/usr/local/bin/nats-server"];
-        let program = program.into_iter().find(|path| Path::new(path).exists()).unwrap_or("nats-server");
-        let child = Command::new(program)
-            .args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"])
-            .arg(self.dir.join("store"))
-            .arg("-l")
-            .arg(self.dir.join("log"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("nats-server is missing ({error}): apt-get install nats-server"));
-        self.child = Some(child);
-        let start = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(start.elapsed() < PATIENCE, "the server does not listen: {}", self.log());
-            thread::sleep(Duration::from_millis(5));
-        }
+        let (port, store, log) = (self.port.to_string(), self.dir.join("store"), self.dir.join("log"));
+        let args = ["-p".as_ref(), port.as_ref(), "-js".as_ref(), "-sd".as_ref(), store.as_os_str()];
+        self.child = Some(run(&args, &log));
+        listens(self.port, &log);
     }
 
     /// SIGKILL.
@@ -57,10 +43,6 @@ impl Server {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
     /// Where it listens.
@@ -75,32 +57,62 @@ impl Server {
 
     /// Everything in a stream, by one subject, in its order.
     pub async fn messages(&self, stream: &str, subject: &str) -> Vec<Message> {
-        let mut stream = self.context().await.get_stream(stream).await.unwrap();
-        let (count, last) = {
-            let state = &stream.info().await.unwrap().state;
-            (state.messages, state.last_sequence)
-        };
-        let mut messages: Vec<Message> = Vec::new();
-        if count == 0 {
-            return messages;
-        }
-        let config = pull::OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
-        let mut all = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
-        loop {
-            let message = tokio::time::timeout(PATIENCE, all.next()).await.expect("more").unwrap().unwrap();
-            let sequence = message.info().unwrap().stream_sequence;
-            if *message.subject == *subject {
-                messages.push(message);
-            }
-            if sequence == last {
-                return messages;
-            }
-        }
+        messages(&self.context().await, stream, subject).await
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Starts a server with these arguments.
+pub fn run(args: &[&OsStr], log: &Path) -> Child {
+    let program = ["/usr/sbin/nats-server", "/usr/bin/nats-server", "/usr/local/bin/nats-server"];
+    let program = program.into_iter().find(|path| Path::new(path).exists()).unwrap_or("nats-server");
+    Command::new(program)
+        .args(["-a", "127.0.0.1", "-l"])
+        .arg(log)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("nats-server is missing ({error}): apt-get install nats-server"))
+}
+
+/// Waits until it listens.
+pub fn listens(port: u16, log: &Path) {
+    let start = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        let log = || std::fs::read_to_string(log).unwrap_or_default();
+        assert!(start.elapsed() < PATIENCE, "the server does not listen: {}", log());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Everything in a stream, by one subject, in its order.
+pub async fn messages(context: &Context, stream: &str, subject: &str) -> Vec<Message> {
+    let mut stream = context.get_stream(stream).await.unwrap();
+    let (count, last) = {
+        let state = &stream.info().await.unwrap().state;
+        (state.messages, state.last_sequence)
+    };
+    let mut messages: Vec<Message> = Vec::new();
+    if count == 0 {
+        return messages;
+    }
+    let config = pull::OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
+    let mut all = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
+    loop {
+        let message = tokio::time::timeout(PATIENCE, all.next()).await.expect("more").unwrap().unwrap();
+        let sequence = message.info().unwrap().stream_sequence;
+        if *message.subject == *subject {
+            messages.push(message);
+        }
+        if sequence == last {
+            return messages;
+        }
     }
 }

@@ -1,9 +1,8 @@
 //! A Redis of the test's own, in a directory of its own, that can be killed and started again.
 
-use crate::common::{Dir, PATIENCE};
+use crate::common::{Dir, PATIENCE, free_port};
 use redis::{Client, Connection, FromRedisValue};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ impl Server {
     pub fn start() -> Self {
         let there = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status();
         assert!(there.is_ok_and(|status| status.success()), "redis-server is missing: apt-get install redis-server");
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut server = Self { dir: Dir::new(), port, child: None };
         server.restart();
         server
