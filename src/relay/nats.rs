@@ -31,6 +31,10 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// channel must not have the same stream, under whatever subjects: their messages have the same names there, and the
 /// server drops those of the second.
 ///
+/// A stream with one replica that keeps its messages gets them in batches. To one with several replicas, or that gives
+/// messages away once they are consumed (work queue, interest), they go one by one, each when the one before it is stored:
+/// a round trip for each. So stop the relay while you change the number of replicas.
+///
 /// A message is stored with its headers, and these:
 ///
 /// | header | value |

@@ -4,7 +4,8 @@
 //! unconfirmed messages the contestants take turns: a program that publishes with `async-nats` from memory and waits for
 //! the oldest confirmation when the window is full, the same with the headers that a relay has to send (what a message is
 //! called, what it follows, when it was sent), and a relay of a channel that has as many messages. A ratio is that of two
-//! that followed each other. All of it shares the processors with the server.
+//! that followed each other. All of it shares the processors with the server. Last a relay to a work queue, where messages
+//! go one by one.
 //!
 //! Then what a send costs its thread in processor time, of ten times as many: with nothing else running, while somebody
 //! publishes to the server who has nothing to do with the channel, and while a relay of the channel runs.
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use async_nats::jetstream::{self, Context, message::PublishMessage};
 use disk_chan::relay::{Nats, Relay};
 use disk_chan::{Channel, Options};
@@ -71,12 +72,12 @@ fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-async fn empty_stream(server: &Server) -> Context {
+async fn empty_stream(server: &Server, retention: RetentionPolicy) -> Context {
     let context = jetstream::ContextBuilder::new()
         .max_ack_inflight(1 << 20)
         .build(async_nats::connect(server.url()).await.unwrap());
     let _ = context.delete_stream("BENCH").await;
-    let config = Config { name: "BENCH".into(), subjects: vec!["bench".into()], ..Default::default() };
+    let config = Config { name: "BENCH".into(), subjects: vec!["bench".into()], retention, ..Default::default() };
     context.create_stream(config).await.unwrap();
     context
 }
@@ -88,7 +89,7 @@ async fn count_in_stream(context: &Context) -> u64 {
 /// Messages a second that a plain publisher gets confirmed.
 fn publisher(server: &Server, count: u64, window: usize, with_headers: bool) -> f64 {
     runtime().block_on(async {
-        let context = empty_stream(server).await;
+        let context = empty_stream(server, RetentionPolicy::Limits).await;
         let publish = {
             let context = context.clone();
             async move {
@@ -129,7 +130,7 @@ fn channel(dir: &TempDir, count: u64) -> Channel {
 }
 
 /// Messages a second that a relay gets confirmed.
-fn relay(server: &Server, count: u64, window: usize) -> f64 {
+fn relay(server: &Server, count: u64, window: usize, retention: RetentionPolicy) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     let channel = channel(&dir, count);
     channel.blocking_subscribe("bench").unwrap();
@@ -139,7 +140,7 @@ fn relay(server: &Server, count: u64, window: usize) -> f64 {
     }
     channel.close();
     runtime().block_on(async {
-        let context = empty_stream(server).await;
+        let context = empty_stream(server, retention).await;
         let relay = Relay::new(&channel, "bench").window(window);
         let sink = Nats::new(&format!("{}/BENCH/bench", server.url())).unwrap();
         let start = Instant::now();
@@ -174,7 +175,7 @@ fn drain(channel: &Channel) {
 /// The same, while a relay runs.
 fn sends_beside_a_relay(server: &Server, channel: &Channel, count: u64) -> f64 {
     let runtime = runtime();
-    runtime.block_on(empty_stream(server));
+    runtime.block_on(empty_stream(server, RetentionPolicy::Limits));
     let relay = Relay::new(channel, "bench");
     let sink = Nats::new(&format!("{}/BENCH/bench", server.url())).unwrap();
     let running = runtime.spawn(async move { relay.run(sink, std::future::pending()).await });
@@ -230,7 +231,7 @@ fn main() {
         let (mut plain, mut headed, mut relayed) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
             plain.push(publisher(&server, count, window, false));
-            relayed.push(relay(&server, count, window));
+            relayed.push(relay(&server, count, window, RetentionPolicy::Limits));
             headed.push(publisher(&server, count, window, true));
         }
         let ratio = |to: &[f64]| median(relayed.iter().zip(to).map(|(relay, to)| relay / to).collect());
@@ -239,6 +240,9 @@ fn main() {
         let (plain, headed, relayed) = (thousand(plain), thousand(headed), thousand(relayed));
         println!("{window:>8} {plain:>10.1} {headed:>10.1} {relayed:>8.1} {to_plain:>15.2} {to_headed:>15.2}");
     }
+
+    let alone = (0..rounds).map(|_| relay(&server, count / 10, 256, RetentionPolicy::WorkQueue)).collect();
+    println!("one by one: {:.1}", median(alone) / 1e3);
 
     let (dir, count) = (tempfile::tempdir().unwrap(), count * 10);
     let channel = channel(&dir, count);
