@@ -57,7 +57,7 @@ impl Server {
 
     /// Everything in a stream, by one subject, in its order.
     pub async fn messages(&self, stream: &str, subject: &str) -> Vec<Message> {
-        messages(&self.context().await, stream, subject).await
+        messages(&self.context().await, stream, subject).await.unwrap()
     }
 }
 
@@ -93,26 +93,26 @@ pub fn listens(port: u16, log: &Path) {
 }
 
 /// Everything in a stream, by one subject, in its order.
-pub async fn messages(context: &Context, stream: &str, subject: &str) -> Vec<Message> {
-    let mut stream = context.get_stream(stream).await.unwrap();
+pub async fn messages(context: &Context, stream: &str, subject: &str) -> Result<Vec<Message>, async_nats::Error> {
+    let mut stream = context.get_stream(stream).await?;
     let (count, last) = {
-        let state = &stream.info().await.unwrap().state;
+        let state = &stream.info().await?.state;
         (state.messages, state.last_sequence)
     };
     let mut messages: Vec<Message> = Vec::new();
     if count == 0 {
-        return messages;
+        return Ok(messages);
     }
     let config = pull::OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
-    let mut all = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
+    let mut all = stream.create_consumer(config).await?.messages().await?;
     loop {
-        let message = tokio::time::timeout(PATIENCE, all.next()).await.expect("more").unwrap().unwrap();
-        let sequence = message.info().unwrap().stream_sequence;
+        let message = tokio::time::timeout(PATIENCE, all.next()).await?.ok_or("no more")??;
+        let sequence = message.info()?.stream_sequence;
         if *message.subject == *subject {
             messages.push(message);
         }
         if sequence == last {
-            return messages;
+            return Ok(messages);
         }
     }
 }
