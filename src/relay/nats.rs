@@ -51,6 +51,9 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// say whether it had it: that counts as had. What was deleted can be relayed again, by moving the group back, once the
 /// duplicate window is over: until then the server knows the names.
 ///
+/// Some servers store what is behind a message that the account's limit refused. It cannot be put in its place then, and
+/// becomes a dead letter.
+///
 /// What the server confirmed and then lost is its own business: by default it writes to the disk every two minutes
 /// (`sync_interval`), and a stream with one replica is on one machine.
 pub struct Nats {

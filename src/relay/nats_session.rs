@@ -19,8 +19,8 @@
 //! - That is why only the head and the last of each batch ask for an answer. What the head is told stands for the head
 //!   alone. The others are taken for stored, all up to the one that asked, if its sequence is that of its place, and for
 //!   nothing else. Not because it was stored: some servers take the name of a message that an account's limit refused for
-//!   that of the last one. Not because it is a duplicate: if it has the sequence of its place, though, it was stored there
-//!   by somebody else, behind the same messages.
+//!   that of the last one. Not because it is a duplicate, unless it has the
+//!   sequence of its place: then somebody else stored it there, behind the same messages.
 //! - Of those that did not ask no error is told; but then the next that asks does not follow what it names, or has not the
 //!   sequence of its place. Then, as after any refusal, the next ones go one by one, and it shows which it is.
 //! - What was confirmed is told before the error behind it. Nothing is handed over behind an error.
@@ -74,10 +74,9 @@ pub struct Session {
     head: u64,
     /// The place of the next message in the chain: how far it is behind the head.
     place: u64,
-    /// What asked and has no answer, in order.
+    /// What asked and has no answer, in order. While there are others in flight, there is one of these before them: answers
+    /// are taken between batches, and the last of each asks.
     asked: VecDeque<Asked>,
-    /// Whether there are some behind those.
-    unasked: bool,
     /// The last that is confirmed, if that was not told.
     confirmed: Option<Offset>,
     /// What went wrong behind that.
@@ -147,7 +146,6 @@ impl Session {
             head: 0,
             place: 0,
             asked: VecDeque::new(),
-            unasked: false,
             confirmed: None,
             failed: None,
         }
@@ -243,7 +241,7 @@ impl Session {
             Last::Named(id) => headers.insert(NATS_EXPECTED_LAST_MESSAGE_ID, id.as_str()),
             Last::Unknown => return Err(SinkError::retry("the last message is not known")),
         }
-        if self.is_all_answered() {
+        if self.asked.is_empty() {
             self.place = 0;
         }
         let subject = self.stream.subject.clone();
@@ -258,7 +256,6 @@ impl Session {
             };
             let follows = std::mem::replace(&mut self.last, Last::Named(id));
             self.asked.push_back(Asked { offset, place: self.place, follows, answer });
-            self.unasked = false;
         } else {
             let sent = timeout(PATIENCE, self.client.publish_with_headers(subject, headers, payload.into()));
             match sent.await.map_err(SinkError::retry)? {
@@ -269,25 +266,21 @@ impl Session {
                 Err(error) => return Err(SinkError::retry(error)),
             }
             self.last = Last::Named(id);
-            self.unasked = true;
         }
         self.place += 1;
         Ok(())
     }
 
-    fn is_all_answered(&self) -> bool {
-        self.asked.is_empty() && !self.unasked
-    }
-
     /// What to do about a message that the connection does not take: what is before it has to be stored before it can be
     /// refused.
     async fn too_long(&mut self, offset: Offset, error: impl Error + Send + Sync + 'static) -> SinkError {
+        let some_did_not_ask = self.asked.back().is_some_and(|asked| asked.place + 1 < self.place);
         while self.failed.is_none() && !self.asked.is_empty() {
             self.take_answers().await;
         }
         match self.failed.take() {
             Some(failed) => failed,
-            None if self.unasked => {
+            None if some_did_not_ask => {
                 self.careful = CAREFUL;
                 SinkError::retry(error)
             }
@@ -326,7 +319,7 @@ impl Session {
                         self.careful = self.careful.saturating_sub(1);
                         self.again = 0;
                     }
-                    if self.is_all_answered() {
+                    if self.asked.is_empty() {
                         // If it was there before, what it was to follow is still the last.
                         let was_there = place == 0 && ack.duplicate;
                         self.last = if was_there { follows } else { Last::Stored(ack.sequence) };

@@ -235,8 +235,7 @@ impl<'a, S: Sink> Turn<'a, S> {
         for lease in leases {
             let offset = lease.offset();
             if missing.contains(&offset) {
-                let late =
-                    "the engine has what comes behind it: another receiver of the group had it, or the engine lost it";
+                let late = "the engine has what comes behind it: another receiver of the group had it, or the engine refused it";
                 let error = SinkError::refused(offset, late);
                 self.reporter.failed(&error).await;
                 reject(self.reporter, lease, error).await?;

@@ -1,27 +1,22 @@
 //! What the answers of a server prove, and what they do not.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
-use disk_chan::relay::{Nats, Relay, RelayError, RelayStatus};
 use disk_chan::{Channel, DeadLetter};
 use futures::StreamExt;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::task::JoinHandle;
 
-use crate::between::Between;
+use crate::between::{Between, Published};
 use crate::common::{Dir, body, lag, number, small, until, within_tokio};
+use crate::relay;
 use crate::server::Server;
 
 const NAME: &str = "Nats-Msg-Id";
 const FOLLOWS: [&str; 2] = ["Nats-Expected-Last-Msg-Id", "Nats-Expected-Last-Subject-Sequence"];
-
-type Ran = JoinHandle<Result<RelayStatus, RelayError>>;
 
 fn stream() -> Config {
     Config { name: "ORDERS".into(), subjects: vec!["orders".into(), "others".into()], ..Default::default() }
@@ -32,15 +27,6 @@ fn channel() -> (Dir, Channel) {
     let channel = small().max_attempts(1000).blocking_open(dir.file()).unwrap();
     channel.blocking_subscribe("g").unwrap();
     (dir, channel)
-}
-
-/// A relay in a task, and what stops it.
-fn relay(channel: &Channel, url: &str) -> (Ran, Arc<Notify>) {
-    let relay = Relay::new(channel, "g").backoff(Duration::from_millis(5), Duration::from_millis(50));
-    let (to, stop) = (format!("{url}/ORDERS/orders"), Arc::new(Notify::new()));
-    let stopped = Arc::clone(&stop);
-    let ran = tokio::spawn(async move { relay.run(Nats::new(&to).unwrap(), stopped.notified()).await });
-    (ran, stop)
 }
 
 async fn send(channel: &Channel, numbers: impl IntoIterator<Item = u64>) -> Vec<u64> {
@@ -56,30 +42,36 @@ async fn numbers(server: &Server) -> Vec<u64> {
 }
 
 /// Some versions of the server take the name of a message that an account's limit refused for that of the last one: then
-/// the next one fits, and is stored. What was refused is not in the stream, and must not be gone.
+/// the next one fits, and is stored. Alters messages as if these were refused once by such a server.
+fn confused(numbers: [u64; 3]) -> impl FnMut(Published) -> Option<Published> + Send {
+    let mut refused = BTreeMap::new();
+    move |mut message| {
+        if message.subject != "orders" {
+            return Some(message);
+        }
+        let follows = message.headers.iter().position(|(name, _)| FOLLOWS.contains(&&**name)).unwrap();
+        let number = number(&message.payload);
+        if numbers.contains(&number) && !refused.contains_key(&number) {
+            let name = message.header(NAME).unwrap().to_owned();
+            refused.insert(number, (name, message.headers[follows].clone()));
+            message.headers.push(("Nats-Expected-Stream".into(), "ANOTHER".into()));
+            return Some(message);
+        }
+        // As if the one before it had been the last.
+        while let Some((_, before)) = refused.values().find(|(name, _)| *name == message.headers[follows].1) {
+            message.headers[follows] = before.clone();
+        }
+        Some(message)
+    }
+}
+
+/// What was refused is not in the stream, and must not be gone. None of these asks.
 #[test]
 fn a_message_that_is_stored_does_not_prove_that_the_one_before_it_is() {
     within_tokio(60, || async {
         let (server, (_dir, channel)) = (Server::start(), channel());
         server.context().await.create_stream(stream()).await.unwrap();
-        let mut refused = BTreeMap::new();
-        let between = Between::new(&server, move |mut message| {
-            if message.subject != "orders" {
-                return Some(message);
-            }
-            let follows = message.headers.iter().position(|(name, _)| FOLLOWS.contains(&&**name)).unwrap();
-            let number = number(&message.payload);
-            if [3, 17, 18].contains(&number) && message.reply.is_none() && !refused.contains_key(&number) {
-                let name = message.header(NAME).unwrap().to_owned();
-                refused.insert(number, (name, message.headers.swap_remove(follows)));
-                return None;
-            }
-            // As if the one before it had been the last.
-            while let Some((_, before)) = refused.values().find(|(name, _)| *name == message.headers[follows].1) {
-                message.headers[follows] = before.clone();
-            }
-            Some(message)
-        });
+        let between = Between::new(&server, confused([3, 17, 18]));
         send(&channel, 0..100).await;
         let (ran, stop) = relay(&channel, &between.url());
         until("it is done with all", || lag(&channel) == 0).await;
@@ -107,24 +99,7 @@ fn messages_that_are_refused_for_a_while_are_not_passed_again_and_again() {
     within_tokio(60, || async {
         let (server, (_dir, channel)) = (Server::start(), channel());
         server.context().await.create_stream(stream()).await.unwrap();
-        let mut refused = BTreeMap::new();
-        let between = Between::new(&server, move |mut message| {
-            if message.subject != "orders" {
-                return Some(message);
-            }
-            let follows = message.headers.iter().position(|(name, _)| FOLLOWS.contains(&&**name)).unwrap();
-            let number = number(&message.payload);
-            if [0, 40, 50].contains(&number) && !refused.contains_key(&number) {
-                let name = message.header(NAME).unwrap().to_owned();
-                refused.insert(number, (name, message.headers[follows].clone()));
-                message.headers.push(("Nats-Expected-Stream".into(), "ANOTHER".into()));
-                return Some(message);
-            }
-            while let Some((_, before)) = refused.values().find(|(name, _)| *name == message.headers[follows].1) {
-                message.headers[follows] = before.clone();
-            }
-            Some(message)
-        });
+        let between = Between::new(&server, confused([0, 40, 50]));
         send(&channel, 0..100).await;
         let (ran, stop) = relay(&channel, &between.url());
         until("it is done with all", || lag(&channel) == 0).await;
@@ -213,6 +188,26 @@ fn a_work_queue_that_is_always_empty_needs_one_connection() {
         stop.notify_one();
         assert_eq!(ran.await.unwrap().unwrap().relayed, 50);
         assert_eq!(between.connections(), 1);
+    });
+}
+
+/// It skips what it gets, and remembers the names without saying where.
+#[test]
+fn what_an_interest_stream_without_consumers_had_counts_as_there() {
+    within_tokio(60, || async {
+        let (server, (_dir, channel)) = (Server::start(), channel());
+        let context = server.context().await;
+        let interest = Config { retention: RetentionPolicy::Interest, ..stream() };
+        context.create_stream(interest).await.unwrap();
+        let offsets = send(&channel, 0..10).await;
+        let name = format!("{:032x}-{}", channel.uuid(), offsets[5]);
+        let message = PublishMessage::build().message_id(name);
+        context.send_publish("others", message).await.unwrap().await.unwrap();
+        let (ran, stop) = relay(&channel, &server.url());
+        until("it has all", || lag(&channel) == 0).await;
+        stop.notify_one();
+        let status = ran.await.unwrap().unwrap();
+        assert_eq!((status.relayed, status.refused), (10, 0));
     });
 }
 

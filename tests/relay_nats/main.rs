@@ -11,11 +11,25 @@ mod refusals;
 mod server;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::Message;
-use disk_chan::Offset;
+use disk_chan::relay::{Nats, Relay, RelayError, RelayStatus};
+use disk_chan::{Channel, Offset};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use common::number;
+
+/// A relay in a task, and what stops it.
+fn relay(channel: &Channel, url: &str) -> (JoinHandle<Result<RelayStatus, RelayError>>, Arc<Notify>) {
+    let relay = Relay::new(channel, "g").backoff(Duration::from_millis(5), Duration::from_millis(50));
+    let (to, stop) = (format!("{url}/ORDERS/orders"), Arc::new(Notify::new()));
+    let stopped = Arc::clone(&stop);
+    let ran = tokio::spawn(async move { relay.run(Nats::new(&to).unwrap(), stopped.notified()).await });
+    (ran, stop)
+}
 
 /// The offset in a message's name.
 fn offset(message: &Message, uuid: u128) -> Offset {

@@ -1,32 +1,18 @@
 //! A server that is away, slow, full, or does not want a message; and a stream that is not the relay's alone.
 
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
-use disk_chan::relay::{Nats, Relay, RelayError, RelayStatus};
+use disk_chan::relay::{Nats, Relay, RelayError};
 use disk_chan::{Channel, DeadLetter, Options, Overflow};
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
 use crate::common::{Dir, PAGE, body, lag, number, small, until, within_tokio};
-use crate::in_order;
 use crate::server::Server;
-
-type Ran = JoinHandle<Result<RelayStatus, RelayError>>;
+use crate::{in_order, relay};
 
 fn stream() -> Config {
     Config { name: "ORDERS".into(), subjects: vec!["orders".into()], ..Default::default() }
-}
-
-/// A relay in a task, and what stops it.
-fn relay(channel: &Channel, server: &Server) -> (Ran, Arc<Notify>) {
-    let relay = Relay::new(channel, "g").backoff(Duration::from_millis(5), Duration::from_millis(50));
-    let (to, stop) = (format!("{}/ORDERS/orders", server.url()), Arc::new(Notify::new()));
-    let stopped = Arc::clone(&stop);
-    let ran = tokio::spawn(async move { relay.run(Nats::new(&to).unwrap(), stopped.notified()).await });
-    (ran, stop)
 }
 
 async fn stream_of(server: &Server, channel: &Channel) -> Vec<u64> {
@@ -41,7 +27,7 @@ fn while_the_server_is_away_senders_wait_for_room_and_nothing_is_lost() {
         let (dir, mut server) = (Dir::new(), Server::start());
         let channel = small().max_attempts(100).blocking_open(dir.file()).unwrap();
         channel.blocking_subscribe("g").unwrap();
-        let (ran, stop) = relay(&channel, &server);
+        let (ran, stop) = relay(&channel, &server.url());
         channel.sender().send(body(0, 8)).await.unwrap();
         until("the first is there", || lag(&channel) == 0).await;
         server.kill();
@@ -71,7 +57,7 @@ fn what_is_dropped_while_the_server_is_away_is_counted_exactly() {
         let options = small().overflow(Overflow::DropOldest).max_attempts(100);
         let channel = options.blocking_open(dir.file()).unwrap();
         channel.blocking_subscribe("g").unwrap();
-        let (ran, stop) = relay(&channel, &server);
+        let (ran, stop) = relay(&channel, &server.url());
         let tx = channel.sender();
         let mut sent = 0;
         for _ in 0..3 {
@@ -116,7 +102,7 @@ fn what_the_server_refuses_becomes_a_dead_letter() {
             };
             tx.send(body(n, len)).await.unwrap();
         }
-        let (ran, stop) = relay(&channel, &server);
+        let (ran, stop) = relay(&channel, &server.url());
         until("it has all", || lag(&channel) == 0).await;
         stop.notify_one();
         assert_eq!(ran.await.unwrap().unwrap().refused, 7);
@@ -141,7 +127,7 @@ fn without_dead_letters_a_refused_message_ends_the_relay_and_stays() {
         for (n, len) in [(0, 100), (1, 3000), (2, 100)] {
             channel.sender().send(body(n, len)).await.unwrap();
         }
-        let (ran, _stop) = relay(&channel, &server);
+        let (ran, _stop) = relay(&channel, &server.url());
         let error = ran.await.unwrap().unwrap_err();
         assert!(matches!(error, RelayError::Refused { .. }), "{error:?}");
         assert_eq!(stream_of(&server, &channel).await, [0]);
@@ -162,7 +148,7 @@ fn a_stream_that_is_full_is_waited_for() {
             // There is room for some of those behind the first that there is no room for.
             channel.sender().send(body(n, if n % 10 == 0 { 1000 } else { 10 })).await.unwrap();
         }
-        let (ran, stop) = relay(&channel, &server);
+        let (ran, stop) = relay(&channel, &server.url());
         let has_failed = || channel.relays().iter().any(|status| status.last_error.is_some());
         until("it is full", || lag(&channel) < 500 && has_failed()).await;
         context.update_stream(Config { max_bytes: 1_000_000, ..full }).await.unwrap();
@@ -198,7 +184,7 @@ fn a_stream_whose_messages_are_gone_gets_the_next() {
         let (dir, mut server) = (Dir::new(), Server::start());
         let channel = small().max_attempts(100).blocking_open(dir.file()).unwrap();
         channel.blocking_subscribe("g").unwrap();
-        let (ran, stop) = relay(&channel, &server);
+        let (ran, stop) = relay(&channel, &server.url());
         for round in 0..3 {
             for n in 0..100 {
                 channel.sender().send(body(round * 100 + n, 50)).await.unwrap();
@@ -231,7 +217,7 @@ fn others_may_publish_to_the_stream() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         });
-        let (ran, stop) = relay(&channel, &server);
+        let (ran, stop) = relay(&channel, &server.url());
         let tx = channel.sender();
         for n in 0..3000 {
             tx.send(body(n, 100)).await.unwrap();
@@ -255,7 +241,7 @@ fn a_channel_follows_another_in_a_subject_and_does_not_take_its_messages_for_its
                 channel.sender().send(body(n, 50)).await.unwrap();
             }
             channel.close();
-            let (ran, _stop) = relay(&channel, &server);
+            let (ran, _stop) = relay(&channel, &server.url());
             assert_eq!(ran.await.unwrap().unwrap().relayed, 300);
             let messages = server.messages("ORDERS", "orders").await;
             let ours = &messages[300 * round..];
@@ -279,7 +265,7 @@ fn what_comes_too_late_for_the_order_is_a_dead_letter() {
             channel.sender().send(body(n, 50)).await.unwrap();
         }
         let late = other.try_lease().unwrap();
-        let (ran, stop) = relay(&channel, &server);
+        let (ran, stop) = relay(&channel, &server.url());
         until("it has the others", || lag(&channel) == 1).await;
         drop(late);
         until("it is done with all", || lag(&channel) == 0).await;
