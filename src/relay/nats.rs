@@ -122,7 +122,7 @@ impl Nats {
             .build(client);
         let config = self.check_stream(&context).await?;
         let stream = context.get_stream_no_info(&self.stream).await.map_err(SinkError::fatal)?;
-        let stream = OurStream::new(stream, self.subject.clone(), origin.uuid);
+        let stream = OurStream::new(stream, self.subject.as_str().into(), origin.uuid);
         let (last, newest) = stream.newest().await?;
         Ok((Session::new(context, broken, stream, &config, last, self.careful), newest))
     }

@@ -6,14 +6,16 @@
 
 use crate::Lease;
 use crate::read::unix_milliseconds;
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use std::fmt::Write;
 use std::str::FromStr;
+
+const SENT: HeaderName = HeaderName::from_static("Disk-Chan-Sent");
 
 /// The headers of a message, but its name.
 pub fn headers(lease: &Lease) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert("Disk-Chan-Sent", unix_milliseconds(lease.sent_at()).to_string());
+    headers.insert(SENT, unix_milliseconds(lease.sent_at()).to_string());
     if let Some(key) = lease.key() {
         headers.insert("Disk-Chan-Key", encoded(key));
     }
@@ -27,7 +29,7 @@ pub fn headers(lease: &Lease) -> HeaderMap {
 }
 
 /// As NATS carries it, if it does so without changing it or acting on it.
-fn as_it_is(name: &str, value: &[u8]) -> Option<(async_nats::HeaderName, async_nats::HeaderValue)> {
+fn as_it_is(name: &str, value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let text = std::str::from_utf8(value).ok()?;
     let is_taken = |text: &str| {
         let text = text.to_ascii_lowercase();
@@ -38,7 +40,7 @@ fn as_it_is(name: &str, value: &[u8]) -> Option<(async_nats::HeaderName, async_n
     if is_taken || name.contains([':', ' ']) || !name.is_ascii() || !is_plain(name) || !is_plain(text) {
         return None;
     }
-    Some((async_nats::HeaderName::from_str(name).ok()?, async_nats::HeaderValue::from_str(text).ok()?))
+    Some((HeaderName::from_str(name).ok()?, HeaderValue::from_str(text).ok()?))
 }
 
 /// Letters, digits and `._~` as they are, any other byte as `%` and two hexadecimal digits.

@@ -40,6 +40,7 @@ use async_nats::{Client, HeaderMap, client};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::future::{IntoFuture, pending, poll_fn};
+use std::iter;
 use std::task::{Context, Poll};
 use tokio::sync::watch;
 use tokio::task::unconstrained;
@@ -163,16 +164,15 @@ impl Session {
     /// Hands messages over, up to an error, which [`confirmed`](Self::confirmed) tells; it also hands over those that go
     /// one by one.
     pub async fn publish(&mut self, batch: &[Lease]) {
-        for (n, lease) in batch.iter().enumerate() {
-            if self.failed.is_some() {
-                return;
-            }
-            let message = Message::new(self.stream.uuid, lease);
-            if self.chains && self.careful == 0 && self.queue.is_empty() {
-                self.hand_over(message, n + 1 == batch.len()).await;
-            } else {
-                self.queue.push_back(message);
-            }
+        if self.failed.is_some() {
+            return;
+        }
+        let uuid = self.stream.uuid;
+        let messages = batch.iter().map(|lease| Message::new(uuid, lease));
+        if self.chains && self.careful == 0 && self.queue.is_empty() {
+            self.hand_over(messages).await;
+        } else {
+            self.queue.extend(messages);
         }
     }
 
@@ -220,18 +220,27 @@ impl Session {
         }
         self.handing_over = true;
         // Not interrupted for the sake of other tasks, either.
-        unconstrained(self.hand_over(message, true)).await;
+        unconstrained(self.hand_over(iter::once(message))).await;
         self.handing_over = false;
     }
 
-    async fn hand_over(&mut self, message: Message, asks: bool) {
+    /// Hands messages over, of which the last asks for an answer.
+    async fn hand_over(&mut self, messages: impl ExactSizeIterator<Item = Message>) {
         let mut broken = self.broken.clone();
         let sent = tokio::select! {
             biased;
             () = is_broken(&mut broken) => Err(connection_broke()),
-            sent = self.send(message, asks) => sent,
+            sent = self.send_all(messages) => sent,
         };
         self.failed = sent.err();
+    }
+
+    async fn send_all(&mut self, messages: impl ExactSizeIterator<Item = Message>) -> Result<(), SinkError> {
+        let count = messages.len();
+        for (n, message) in (1..).zip(messages) {
+            self.send(message, n == count).await?;
+        }
+        Ok(())
     }
 
     async fn send(&mut self, message: Message, asks: bool) -> Result<(), SinkError> {

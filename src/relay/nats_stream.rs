@@ -5,6 +5,7 @@
 
 use super::SinkError;
 use crate::Offset;
+use async_nats::Subject;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ pub fn message_id(uuid: u128, offset: Offset) -> String {
 #[derive(Clone)]
 pub struct OurStream {
     stream: Stream<()>,
-    pub subject: String,
+    pub subject: Subject,
     /// The channel's.
     pub uuid: u128,
 }
@@ -36,7 +37,7 @@ fn if_there(found: Result<StreamMessage, RawMessageError>) -> Result<Option<Stre
 }
 
 impl OurStream {
-    pub fn new(stream: Stream<()>, subject: String, uuid: u128) -> Self {
+    pub fn new(stream: Stream<()>, subject: Subject, uuid: u128) -> Self {
         Self { stream, subject, uuid }
     }
 
