@@ -77,9 +77,10 @@ impl Nats {
     pub fn new(address: &str) -> Result<Self, AddressError> {
         let example = "nats://localhost:4222/STREAM/subject";
         let address = Address::parse(address, &["nats", "tls"], example)?;
-        let parts = address.path.split_once('/').filter(|(stream, subject)| {
-            !stream.is_empty() && subject.split('.').all(|token| !token.is_empty() && token != "*" && token != ">")
-        });
+        let parts = address
+            .path
+            .split_once('/')
+            .filter(|(stream, subject)| !stream.is_empty() && subject.split('.').all(is_token));
         let Some((stream, subject)) = parts else {
             return Err(AddressError { address: address.to_string(), example });
         };
@@ -150,6 +151,11 @@ impl Nats {
         self.found = true;
         Ok(config.clone())
     }
+}
+
+/// Whether that can be between the dots of a subject, and is no wildcard.
+fn is_token(token: &str) -> bool {
+    !token.is_empty() && token != "*" && token != ">" && !token.contains(char::is_whitespace)
 }
 
 /// What is wrong with a stream, if anything is.
@@ -269,7 +275,9 @@ mod tests {
     #[test]
     fn an_address_has_a_stream_and_a_subject_without_wildcards() {
         assert!(Nats::new("nats://localhost:4222/ORDERS/orders.eu").is_ok());
-        for wrong in ["/ORDERS", "/ORDERS/", "//orders", "/ORDERS/orders.>", "/ORDERS/*", "/ORDERS/a..b", "/"] {
+        for wrong in
+            ["/ORDERS", "/ORDERS/", "//orders", "/ORDERS/orders.>", "/ORDERS/*", "/ORDERS/a..b", "/ORDERS/a b", "/"]
+        {
             assert!(Nats::new(&format!("nats://localhost:4222{wrong}")).is_err(), "{wrong}");
         }
     }

@@ -19,10 +19,12 @@
 //! - That is why only the head and the last of each batch ask for an answer. What the head is told stands for the head
 //!   alone. The others are taken for stored, all up to the one that asked, if its sequence is that of its place, and for
 //!   nothing else. Not because it was stored: some servers take the name of a message that an account's limit refused for
-//!   that of the last one. Not because it is a duplicate, unless it has the
-//!   sequence of its place: then somebody else stored it there, behind the same messages.
+//!   that of the last one. And none of a chain may be a duplicate, the head neither: what was stored at another time says
+//!   nothing about those between.
 //! - Of those that did not ask no error is told; but then the next that asks does not follow what it names, or has not the
 //!   sequence of its place. Then, as after any refusal, the next ones go one by one, and it shows which it is.
+//! - Only what is sent with nothing unanswered before it is refused for good: what it follows is there then, and what it
+//!   follows by a name may make it too long.
 //! - What was confirmed is told before the error behind it. Nothing is handed over behind an error.
 
 use super::SinkError;
@@ -40,7 +42,6 @@ use async_nats::{Client, HeaderMap, client};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::future::{IntoFuture, pending, poll_fn};
-use std::iter;
 use std::task::{Context, Poll};
 use tokio::sync::watch;
 use tokio::task::unconstrained;
@@ -56,7 +57,10 @@ pub struct Session {
     context: JetStream,
     client: Client,
     stream: OurStream,
-    one_replica: bool,
+    /// What that is called.
+    name: String,
+    /// Whether it skips messages that nobody wants, and remembers their names.
+    skips: bool,
     /// Whether there are chains.
     chains: bool,
     /// Turns true when the connection broke.
@@ -71,7 +75,9 @@ pub struct Session {
     again: usize,
     /// What the next message is to follow.
     last: Last,
-    /// The sequence of the chain's head, once it is known.
+    /// The sequence that the chain's head names.
+    follows: u64,
+    /// The sequence of the head, once it is known.
     head: u64,
     /// The place of the next message in the chain: how far it is behind the head.
     place: u64,
@@ -85,7 +91,6 @@ pub struct Session {
 }
 
 /// The last message of the subject.
-#[derive(Clone)]
 enum Last {
     /// It is to be looked for.
     Unknown,
@@ -108,7 +113,6 @@ struct Message {
 struct Asked {
     offset: Offset,
     place: u64,
-    follows: Last,
     answer: <PublishAckFuture as IntoFuture>::IntoFuture,
 }
 
@@ -136,7 +140,8 @@ impl Session {
             context,
             client,
             stream,
-            one_replica,
+            name: config.name.clone(),
+            skips: one_replica && config.retention == RetentionPolicy::Interest,
             chains: one_replica && config.retention == RetentionPolicy::Limits,
             broken,
             careful,
@@ -144,6 +149,7 @@ impl Session {
             handing_over: false,
             again: 0,
             last: Last::Stored(last),
+            follows: 0,
             head: 0,
             place: 0,
             asked: VecDeque::new(),
@@ -167,12 +173,14 @@ impl Session {
         if self.failed.is_some() {
             return;
         }
-        let uuid = self.stream.uuid;
-        let messages = batch.iter().map(|lease| Message::new(uuid, lease));
-        if self.chains && self.careful == 0 && self.queue.is_empty() {
+        // Of those that go one by one it is the one that asked.
+        let handed_over = if self.queue.is_empty() { 0 } else { self.asked.len() };
+        self.queue.extend(batch.iter().map(|lease| Message::new(self.stream.uuid, lease)));
+        let is_known = !self.handing_over && !matches!(self.last, Last::Unknown);
+        if self.chains && self.careful == 0 && is_known {
+            let mut messages = std::mem::take(&mut self.queue);
+            messages.drain(..handed_over);
             self.hand_over(messages).await;
-        } else {
-            self.queue.extend(messages);
         }
     }
 
@@ -220,12 +228,12 @@ impl Session {
         }
         self.handing_over = true;
         // Not interrupted for the sake of other tasks, either.
-        unconstrained(self.hand_over(iter::once(message))).await;
+        unconstrained(self.hand_over(VecDeque::from([message]))).await;
         self.handing_over = false;
     }
 
     /// Hands messages over, of which the last asks for an answer.
-    async fn hand_over(&mut self, messages: impl ExactSizeIterator<Item = Message>) {
+    async fn hand_over(&mut self, messages: VecDeque<Message>) {
         let mut broken = self.broken.clone();
         let sent = tokio::select! {
             biased;
@@ -235,10 +243,9 @@ impl Session {
         self.failed = sent.err();
     }
 
-    async fn send_all(&mut self, messages: impl ExactSizeIterator<Item = Message>) -> Result<(), SinkError> {
-        let count = messages.len();
-        for (n, message) in (1..).zip(messages) {
-            self.send(message, n == count).await?;
+    async fn send_all(&mut self, mut messages: VecDeque<Message>) -> Result<(), SinkError> {
+        while let Some(message) = messages.pop_front() {
+            self.send(message, messages.is_empty()).await?;
         }
         Ok(())
     }
@@ -246,7 +253,10 @@ impl Session {
     async fn send(&mut self, message: Message, asks: bool) -> Result<(), SinkError> {
         let Message { offset, id, mut headers, payload } = message;
         match &self.last {
-            Last::Stored(sequence) => headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string()),
+            Last::Stored(sequence) => {
+                self.follows = *sequence;
+                headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
+            }
             Last::Named(id) => headers.insert(NATS_EXPECTED_LAST_MESSAGE_ID, id.as_str()),
             Last::Unknown => return Err(SinkError::retry("the last message is not known")),
         }
@@ -259,42 +269,33 @@ impl Session {
             let answer = match self.context.send_publish(subject, message).await {
                 Ok(answer) => answer.into_future(),
                 Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                    return Err(self.too_long(offset, error).await);
+                    return Err(self.too_long(offset, error));
                 }
                 Err(error) => return Err(SinkError::retry(error)),
             };
-            let follows = std::mem::replace(&mut self.last, Last::Named(id));
-            self.asked.push_back(Asked { offset, place: self.place, follows, answer });
+            self.asked.push_back(Asked { offset, place: self.place, answer });
         } else {
             let sent = timeout(PATIENCE, self.client.publish_with_headers(subject, headers, payload.into()));
             match sent.await.map_err(SinkError::retry)? {
                 Ok(()) => {}
                 Err(error) if error.kind() == client::PublishErrorKind::MaxPayloadExceeded => {
-                    return Err(self.too_long(offset, error).await);
+                    return Err(self.too_long(offset, error));
                 }
                 Err(error) => return Err(SinkError::retry(error)),
             }
-            self.last = Last::Named(id);
         }
+        self.last = Last::Named(id);
         self.place += 1;
         Ok(())
     }
 
-    /// What to do about a message that the connection does not take: what is before it has to be stored before it can be
-    /// refused.
-    async fn too_long(&mut self, offset: Offset, error: impl Error + Send + Sync + 'static) -> SinkError {
-        let some_did_not_ask = self.asked.back().is_some_and(|asked| asked.place + 1 < self.place);
-        while self.failed.is_none() && !self.asked.is_empty() {
-            self.take_answers().await;
+    /// What is to be done about a message that the connection does not take.
+    fn too_long(&mut self, offset: Offset, error: impl Error + Send + Sync + 'static) -> SinkError {
+        if self.place == 0 {
+            return SinkError::refused(offset, error);
         }
-        match self.failed.take() {
-            Some(failed) => failed,
-            None if some_did_not_ask => {
-                self.careful = CAREFUL;
-                SinkError::retry(error)
-            }
-            None => SinkError::refused(offset, error),
-        }
+        self.careful = CAREFUL;
+        SinkError::retry(error)
     }
 
     /// Waits for the next answer, and takes those that came with it.
@@ -313,7 +314,7 @@ impl Session {
         let mut some = false;
         while let Some(Asked { answer, .. }) = self.asked.front_mut()
             && let Poll::Ready(answer) = answer.as_mut().poll(cx)
-            && let Some(Asked { offset, place, follows, .. }) = self.asked.pop_front()
+            && let Some(Asked { offset, place, .. }) = self.asked.pop_front()
         {
             some = true;
             if !self.queue.is_empty() && self.again < AGAIN && answer.as_ref().is_err_and(is_behind_another) {
@@ -330,8 +331,7 @@ impl Session {
                     }
                     if self.asked.is_empty() {
                         // If it was there before, what it was to follow is still the last.
-                        let was_there = place == 0 && ack.duplicate;
-                        self.last = if was_there { follows } else { Last::Stored(ack.sequence) };
+                        self.last = Last::Stored(if ack.duplicate { self.follows } else { ack.sequence });
                     }
                 }
                 Err(error) => {
@@ -351,14 +351,18 @@ impl Session {
         answer: Result<PublishAck, PublishError>,
     ) -> Result<PublishAck, SinkError> {
         let ack = answer.map_err(|error| self.refusal(offset, place, error))?;
-        // Replicas may not have it yet, and never get it. One server means what it gave away at once.
-        if ack.sequence == 0 && !(self.one_replica && ack.duplicate) {
+        if ack.stream != self.name {
+            return Err(SinkError::retry(format!("the stream {} has the subject", ack.stream)));
+        }
+        // Replicas may not have it yet, and never get it.
+        if ack.sequence == 0 && !(self.skips && ack.duplicate) {
             return Err(SinkError::retry("the server does not say where it has the message"));
         }
         if place == 0 {
             self.head = ack.sequence;
         }
-        if ack.sequence != self.head + place {
+        let is_in_a_chain = self.place > 1;
+        if ack.sequence != self.head + place || (ack.duplicate && is_in_a_chain) {
             self.careful = CAREFUL;
             return Err(SinkError::retry("the server stored a message, and not all of those that it follows"));
         }

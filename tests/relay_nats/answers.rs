@@ -1,17 +1,20 @@
 //! What the answers of a server prove, and what they do not.
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
-use disk_chan::{Channel, DeadLetter};
+use disk_chan::{Channel, DeadLetter, Options};
 use futures::StreamExt;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::between::{Between, Published};
-use crate::common::{Dir, body, lag, number, small, until, within_tokio};
+use crate::common::{Dir, body, lag, number, open_new, small, until, within_tokio};
 use crate::relay;
 use crate::server::Server;
 
@@ -43,7 +46,7 @@ async fn numbers(server: &Server) -> Vec<u64> {
 
 /// Some versions of the server take the name of a message that an account's limit refused for that of the last one: then
 /// the next one fits, and is stored. Alters messages as if these were refused once by such a server.
-fn confused(numbers: [u64; 3]) -> impl FnMut(Published) -> Option<Published> + Send {
+fn confused<const N: usize>(numbers: [u64; N]) -> impl FnMut(Published) -> Option<Published> + Send {
     let mut refused = BTreeMap::new();
     move |mut message| {
         if message.subject != "orders" {
@@ -131,6 +134,100 @@ fn a_duplicate_does_not_stand_for_those_before_it() {
         assert_eq!(numbers(&server).await, [0, 1, 2, 3, 4, 6, 8, 9]);
         // In the second they go one by one.
         assert_eq!(between.connections(), 2);
+    });
+}
+
+/// The server had the first of a batch, and what the last follows, under another subject, and the last comes to be at the
+/// place that it would have if all before it were stored.
+#[test]
+fn nor_does_one_that_is_stored_behind_duplicates() {
+    within_tokio(60, || async {
+        let (server, (_dir, channel)) = (Server::start(), channel());
+        let context = server.context().await;
+        context.create_stream(stream()).await.unwrap();
+        let offsets = send(&channel, 0..4).await;
+        let name = |n: usize| format!("{:032x}-{}", channel.uuid(), offsets[n]);
+        for name in [name(0), "another".into(), name(2)] {
+            let message = PublishMessage::build().message_id(name);
+            context.send_publish("others", message).await.unwrap().await.unwrap();
+        }
+        let (ran, stop) = relay(&channel, &server.url());
+        until("it is done with all", || lag(&channel) == 0).await;
+        stop.notify_one();
+        let refused = ran.await.unwrap().unwrap().refused;
+        // They could not be put before it any more: nothing of the subject has their names.
+        assert_eq!((numbers(&server).await, refused), (vec![3], 3));
+    });
+}
+
+/// In a chain it has more to say, as what it follows has a long name there.
+#[test]
+fn a_message_that_is_too_long_only_for_a_chain_is_stored() {
+    within_tokio(60, || async {
+        let server = Server::start();
+        let (_dir, channel) = open_new(Options::new().page_size(16 << 20).max_pages(2).max_attempts(5));
+        channel.blocking_subscribe("g").unwrap();
+        // As long as the server allows.
+        let most = 1 << 20;
+        let overhead =
+            12 + format!("Nats-Msg-Id: {:032x}-{}\r\n", 0, 1 << 20).len() + "Disk-Chan-Sent: 1795000000000\r\n".len();
+        let fits = most - overhead - "Nats-Expected-Last-Subject-Sequence: 10\r\n".len();
+        let lens = [50, fits, 50, 50, 50, fits, most, 50, 50, most, 50];
+        for (n, len) in (0..).zip(lens) {
+            channel.sender().send(body(n, len)).await.unwrap();
+        }
+        let (ran, stop) = relay(&channel, &server.url());
+        until("it is done with all", || lag(&channel) == 0).await;
+        stop.notify_one();
+        assert_eq!(ran.await.unwrap().unwrap().refused, 2);
+        assert_eq!(numbers(&server).await, [0, 1, 2, 3, 4, 5, 7, 8, 10]);
+    });
+}
+
+/// A refusal makes the next ones go one by one, and only those.
+#[test]
+fn there_are_chains_again_some_time_after_a_refusal() {
+    within_tokio(60, || async {
+        let (server, (_dir, channel)) = (Server::start(), channel());
+        server.context().await.create_stream(stream()).await.unwrap();
+        let (asked, count) = (Arc::new(AtomicU64::new(0)), 3000);
+        let (mut refuses, counted) = (confused([100]), asked.clone());
+        let between = Between::new(&server, move |message| {
+            if message.subject == "orders" && message.reply.is_some() && number(&message.payload) > 1000 {
+                counted.fetch_add(1, SeqCst);
+            }
+            refuses(message)
+        });
+        let (ran, stop) = relay(&channel, &between.url());
+        send(&channel, 0..count).await;
+        until("it is done with all", || lag(&channel) == 0).await;
+        stop.notify_one();
+        ran.await.unwrap().unwrap();
+        // Nothing was idle meanwhile: the ring is always full.
+        let asked = asked.load(SeqCst);
+        assert!(asked < 1000, "{asked} of the last 2000 went one by one");
+    });
+}
+
+/// A subject can be taken from a stream and given to another.
+#[test]
+fn what_another_stream_stored_is_not_confirmed() {
+    within_tokio(60, || async {
+        let (server, (_dir, channel)) = (Server::start(), channel());
+        let context = server.context().await;
+        context.create_stream(stream()).await.unwrap();
+        let between = Between::new(&server, Some);
+        let (ran, _stop) = relay(&channel, &between.url());
+        until("it is connected", || between.connections() > 0).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        context.update_stream(Config { subjects: vec!["others".into()], ..stream() }).await.unwrap();
+        let another = Config { name: "ANOTHER".into(), subjects: vec!["orders".into()], ..Default::default() };
+        context.create_stream(another).await.unwrap();
+        send(&channel, 0..3).await;
+        let error = ran.await.unwrap().unwrap_err();
+        let error = error.source().unwrap().to_string();
+        assert!(error.contains("not for orders"), "{error}");
+        assert_eq!(lag(&channel), 3);
     });
 }
 
