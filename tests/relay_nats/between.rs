@@ -43,6 +43,8 @@ impl Between {
             for client in listener.incoming() {
                 count.fetch_add(1, Ordering::SeqCst);
                 let (client, server) = (client.unwrap(), TcpStream::connect(&to).unwrap());
+                // It writes in small pieces.
+                server.set_nodelay(true).unwrap();
                 let (from_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 thread::spawn(move || copy(from_server, to_client));
                 let alter = alter.clone();
