@@ -19,9 +19,6 @@ use std::fmt;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long the server may take for anything.
-pub const PATIENCE: Duration = Duration::from_secs(5);
-
 /// Puts messages into a stream of NATS JetStream: `nats://[USER:PASSWORD@]HOST:PORT/STREAM/SUBJECT`, with `tls://` for
 /// TLS, and several servers of a cluster with commas between them.
 ///
@@ -51,6 +48,9 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// say whether it had it: that counts as had. What was deleted can be relayed again, by moving the group back, once the
 /// duplicate window is over: until then the server knows the names.
 ///
+/// A stream that is full (`discard: new`) is waited for, also if a message alone is larger than its `max_bytes`. One that
+/// is larger than a message may be becomes a dead letter.
+///
 /// Some servers store what is behind a message that the account's limit refused. It cannot be put in its place then, and
 /// becomes a dead letter.
 ///
@@ -65,6 +65,7 @@ pub struct Nats {
     session: Option<Session>,
     /// How many go one by one in the next connection.
     careful: usize,
+    timeout: Duration,
     options: ConnectOptions,
 }
 
@@ -85,7 +86,15 @@ impl Nats {
             return Err(AddressError { address: address.to_string(), example });
         };
         let (stream, subject) = (stream.to_owned(), subject.to_owned());
-        Ok(Self { address, stream, subject, found: false, session: None, careful: 0, options: ConnectOptions::new() })
+        let (timeout, options) = (Duration::from_secs(5), ConnectOptions::new());
+        Ok(Self { address, stream, subject, found: false, session: None, careful: 0, timeout, options })
+    }
+
+    /// How long it waits for a connection, and for each answer, before it connects again: 5 s, if not said otherwise. In
+    /// that time the longest message must get to the server.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = time;
+        self
     }
 
     /// How to connect: credentials, certificates. What becomes of a connection that breaks stays the relay's affair.
@@ -101,7 +110,7 @@ impl Nats {
         let options = self.options.clone();
         let options = options
             .name("disk-chan relay")
-            .connection_timeout(PATIENCE)
+            .connection_timeout(self.timeout)
             // As many as it has to try. One that broke is given up, whatever becomes of this.
             .max_reconnects(servers.len())
             .event_callback(move |event| {
@@ -117,15 +126,15 @@ impl Nats {
             _ => SinkError::retry(error),
         })?;
         let context = jetstream::ContextBuilder::new()
-            .timeout(PATIENCE)
-            .ack_timeout(PATIENCE)
+            .timeout(self.timeout)
+            .ack_timeout(self.timeout)
             .max_ack_inflight(1 << 20)
             .build(client);
         let config = self.check_stream(&context).await?;
         let stream = context.get_stream_no_info(&self.stream).await.map_err(SinkError::fatal)?;
         let stream = OurStream::new(stream, self.subject.as_str().into(), origin.uuid);
         let (last, newest) = stream.newest().await?;
-        Ok((Session::new(context, broken, stream, &config, last, self.careful), newest))
+        Ok((Session::new(context, self.timeout, broken, stream, &config, last, self.careful), newest))
     }
 
     /// Sees that the stream is there, and is one that can be relayed to.

@@ -28,7 +28,6 @@
 //! - What was confirmed is told before the error behind it. Nothing is handed over behind an error.
 
 use super::SinkError;
-use super::nats::PATIENCE;
 use super::nats_headers::headers;
 use super::nats_stream::{OurStream, message_id};
 use crate::{Lease, Offset};
@@ -43,6 +42,7 @@ use std::collections::VecDeque;
 use std::error::Error;
 use std::future::{IntoFuture, pending, poll_fn};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::unconstrained;
 use tokio::time::timeout;
@@ -56,6 +56,8 @@ const AGAIN: usize = 16;
 pub struct Session {
     context: JetStream,
     client: Client,
+    /// How long the server may take for anything.
+    timeout: Duration,
     stream: OurStream,
     /// What that is called.
     name: String,
@@ -128,6 +130,7 @@ impl Session {
     /// A connection that goes on behind the message with the sequence `last`, after one that left `careful`.
     pub fn new(
         context: JetStream,
+        timeout: Duration,
         broken: watch::Receiver<bool>,
         stream: OurStream,
         config: &Config,
@@ -139,6 +142,7 @@ impl Session {
         Self {
             context,
             client,
+            timeout,
             stream,
             name: config.name.clone(),
             skips: one_replica && config.retention == RetentionPolicy::Interest,
@@ -275,7 +279,7 @@ impl Session {
             };
             self.asked.push_back(Asked { offset, place: self.place, answer });
         } else {
-            let sent = timeout(PATIENCE, self.client.publish_with_headers(subject, headers, payload.into()));
+            let sent = timeout(self.timeout, self.client.publish_with_headers(subject, headers, payload.into()));
             match sent.await.map_err(SinkError::retry)? {
                 Ok(()) => {}
                 Err(error) if error.kind() == client::PublishErrorKind::MaxPayloadExceeded => {

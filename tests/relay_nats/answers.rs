@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
+use disk_chan::relay::{Nats, Relay};
 use disk_chan::{Channel, DeadLetter, Options};
 use futures::StreamExt;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -92,6 +93,27 @@ fn a_message_that_is_stored_does_not_prove_that_the_one_before_it_is() {
         let mut all = [stored, dead].concat();
         all.sort_unstable();
         assert_eq!(all, Vec::from_iter(0..100));
+    });
+}
+
+/// As over a line that takes longer for a message than is waited for if nothing else is said.
+#[test]
+fn a_slow_line_is_waited_for_as_long_as_it_is_told() {
+    within_tokio(60, || async {
+        let (server, (_dir, channel)) = (Server::start(), channel());
+        server.context().await.create_stream(stream()).await.unwrap();
+        let between = Between::new(&server, |message| {
+            if message.subject == "orders" {
+                std::thread::sleep(Duration::from_secs(6));
+            }
+            Some(message)
+        });
+        send(&channel, 0..1).await;
+        channel.close();
+        let sink = Nats::new(&format!("{}/ORDERS/orders", between.url())).unwrap().timeout(Duration::from_secs(50));
+        let ran = Relay::new(&channel, "g").run(sink, std::future::pending()).await.unwrap();
+        assert_eq!((ran.relayed, ran.last_error), (1, None));
+        assert_eq!(numbers(&server).await, [0]);
     });
 }
 
