@@ -90,8 +90,8 @@ impl Nats {
         Ok(Self { address, stream, subject, found: false, session: None, careful: 0, timeout, options })
     }
 
-    /// How long it waits for a connection, and for each answer, before it connects again: 5 s, if not said otherwise. In
-    /// that time the longest message must get to the server.
+    /// How long it waits for a connection, and for each answer, before it connects again: 5 s, if not said otherwise. It
+    /// must be enough for the longest message to get to the server.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = time;
         self
@@ -134,7 +134,7 @@ impl Nats {
         let stream = context.get_stream_no_info(&self.stream).await.map_err(SinkError::fatal)?;
         let stream = OurStream::new(stream, self.subject.as_str().into(), origin.uuid);
         let (last, newest) = stream.newest().await?;
-        Ok((Session::new(context, self.timeout, broken, stream, &config, last, self.careful), newest))
+        Ok((Session::new(context, broken, stream, &config, last, self.careful), newest))
     }
 
     /// Sees that the stream is there, and is one that can be relayed to.

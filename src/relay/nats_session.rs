@@ -32,6 +32,7 @@ use super::nats_headers::headers;
 use super::nats_stream::{OurStream, message_id};
 use crate::{Lease, Offset};
 use async_nats::header::{NATS_EXPECTED_LAST_MESSAGE_ID, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
+use async_nats::jetstream::context::traits::TimeoutProvider;
 use async_nats::jetstream::context::{Context as JetStream, PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
@@ -42,7 +43,6 @@ use std::collections::VecDeque;
 use std::error::Error;
 use std::future::{IntoFuture, pending, poll_fn};
 use std::task::{Context, Poll};
-use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::unconstrained;
 use tokio::time::timeout;
@@ -56,8 +56,6 @@ const AGAIN: usize = 16;
 pub struct Session {
     context: JetStream,
     client: Client,
-    /// How long the server may take for anything.
-    timeout: Duration,
     stream: OurStream,
     /// What that is called.
     name: String,
@@ -130,7 +128,6 @@ impl Session {
     /// A connection that goes on behind the message with the sequence `last`, after one that left `careful`.
     pub fn new(
         context: JetStream,
-        timeout: Duration,
         broken: watch::Receiver<bool>,
         stream: OurStream,
         config: &Config,
@@ -142,7 +139,6 @@ impl Session {
         Self {
             context,
             client,
-            timeout,
             stream,
             name: config.name.clone(),
             skips: one_replica && config.retention == RetentionPolicy::Interest,
@@ -279,7 +275,8 @@ impl Session {
             };
             self.asked.push_back(Asked { offset, place: self.place, answer });
         } else {
-            let sent = timeout(self.timeout, self.client.publish_with_headers(subject, headers, payload.into()));
+            let sent =
+                timeout(self.context.timeout(), self.client.publish_with_headers(subject, headers, payload.into()));
             match sent.await.map_err(SinkError::retry)? {
                 Ok(()) => {}
                 Err(error) if error.kind() == client::PublishErrorKind::MaxPayloadExceeded => {

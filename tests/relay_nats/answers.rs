@@ -96,27 +96,6 @@ fn a_message_that_is_stored_does_not_prove_that_the_one_before_it_is() {
     });
 }
 
-/// As over a line that takes longer for a message than is waited for if nothing else is said.
-#[test]
-fn a_slow_line_is_waited_for_as_long_as_it_is_told() {
-    within_tokio(60, || async {
-        let (server, (_dir, channel)) = (Server::start(), channel());
-        server.context().await.create_stream(stream()).await.unwrap();
-        let between = Between::new(&server, |message| {
-            if message.subject == "orders" {
-                std::thread::sleep(Duration::from_secs(6));
-            }
-            Some(message)
-        });
-        send(&channel, 0..1).await;
-        channel.close();
-        let sink = Nats::new(&format!("{}/ORDERS/orders", between.url())).unwrap().timeout(Duration::from_secs(50));
-        let ran = Relay::new(&channel, "g").run(sink, std::future::pending()).await.unwrap();
-        assert_eq!((ran.relayed, ran.last_error), (1, None));
-        assert_eq!(numbers(&server).await, [0]);
-    });
-}
-
 /// The same, of the first message of a connection, which asks. Behind a refusal the next ones go one by one, so that
 /// nothing is stored behind those that are refused then.
 #[test]
@@ -364,5 +343,26 @@ fn an_error_does_not_hide_what_was_confirmed_before_it() {
         stop.notify_one();
         assert_eq!(ran.await.unwrap().unwrap().relayed, 8);
         assert!(taken.try_recv().is_err(), "twice");
+    });
+}
+
+/// As over a line that takes longer for a message than is waited for if nothing else is said.
+#[test]
+fn a_slow_line_is_waited_for_as_long_as_it_is_told() {
+    within_tokio(60, || async {
+        let (server, (_dir, channel)) = (Server::start(), channel());
+        server.context().await.create_stream(stream()).await.unwrap();
+        let between = Between::new(&server, |message| {
+            if message.subject == "orders" {
+                std::thread::sleep(Duration::from_secs(6));
+            }
+            Some(message)
+        });
+        send(&channel, 0..1).await;
+        channel.close();
+        let sink = Nats::new(&format!("{}/ORDERS/orders", between.url())).unwrap().timeout(Duration::from_secs(50));
+        let ran = Relay::new(&channel, "g").run(sink, std::future::pending()).await.unwrap();
+        assert_eq!((ran.relayed, ran.last_error), (1, None));
+        assert_eq!(numbers(&server).await, [0]);
     });
 }

@@ -160,6 +160,28 @@ fn a_stream_that_is_full_is_waited_for() {
 }
 
 #[test]
+fn so_is_one_that_would_be_too_small_without_anything_in_it() {
+    within_tokio(60, || async {
+        let (dir, server) = (Dir::new(), Server::start());
+        let context = server.context().await;
+        let small_stream = Config { max_bytes: 1000, discard: DiscardPolicy::New, ..stream() };
+        context.create_stream(small_stream.clone()).await.unwrap();
+        let channel = small().max_attempts(1000).blocking_open(dir.file()).unwrap();
+        channel.blocking_subscribe("g").unwrap();
+        channel.sender().send(body(0, 2000)).await.unwrap();
+        channel.sender().send(body(1, 10)).await.unwrap();
+        let (ran, stop) = relay(&channel, &server.url());
+        let has_failed = || channel.relays().iter().any(|status| status.last_error.is_some());
+        until("it was refused", has_failed).await;
+        context.update_stream(Config { max_bytes: 100_000, ..small_stream }).await.unwrap();
+        until("it has all", || lag(&channel) == 0).await;
+        stop.notify_one();
+        assert_eq!(ran.await.unwrap().unwrap().refused, 0);
+        assert_eq!(stream_of(&server, &channel).await, [0, 1]);
+    });
+}
+
+#[test]
 fn of_several_servers_one_that_is_there_is_enough() {
     within_tokio(60, || async {
         let (dir, server) = (Dir::new(), Server::start());
